@@ -1,0 +1,109 @@
+"""Task ids: from whatever the column `groups` holds to the numbers 0, ..., m - 1."""
+
+import numpy as np
+
+
+def encode_groups(groups, n_rows):
+    """Number the tasks.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_rows,)
+        Task ids: integers, strings, dates, categories, any hashable objects.
+    n_rows : int
+        Number of rows that need an id.
+
+    Returns
+    -------
+    codes : ndarray of int of shape (n_rows,)
+        Each row's position in `tasks`.
+    tasks : ndarray of shape (n_tasks,)
+        The different ids: sorted, or in order of appearance where they cannot be compared.
+
+    Raises
+    ------
+    ValueError
+        If the length is wrong, or an id is missing.
+    """
+    # a list that mixes strings with numbers or None must not become strings
+    ids = np.asarray(groups, dtype=object) if isinstance(groups, list | tuple) else np.asarray(groups)
+    if ids.ndim == 2 and ids.shape[1] == 1:
+        ids = ids[:, 0]
+    if ids.shape != (n_rows,):
+        raise ValueError(
+            f"groups must hold one task id for each of the {n_rows} rows, got {type(groups).__name__} of shape {ids.shape}"
+        )
+    if ids.dtype.kind == "M":
+        ids = ids.astype("datetime64[ns]")
+    if ids.dtype.kind in "OT":
+        return _encode_objects(ids)
+    tasks, codes = np.unique(ids, return_inverse=True)
+    if ids.dtype.kind in "fcMm" and np.any(tasks != tasks):
+        _raise_missing(np.flatnonzero(ids != ids))
+    return codes, tasks
+
+
+def _encode_objects(ids):
+    ids = ids.astype(object)
+    number = {}
+    try:
+        codes = np.array([number.setdefault(i, len(number)) for i in ids], dtype=np.intp)
+    except TypeError:
+        raise ValueError("groups must hold hashable task ids (strings, numbers, dates)") from None
+    missing = [code for i, code in number.items() if _is_missing(i)]
+    if missing:
+        _raise_missing(np.flatnonzero(np.isin(codes, missing)))
+    tasks = list(number)
+    if len({type(i) for i in tasks}) == 1 and isinstance(tasks[0], str | int | float):
+        tasks = np.array(tasks)
+    else:
+        tasks = np.fromiter(tasks, dtype=object, count=len(tasks))
+    try:
+        order = np.argsort(tasks, kind="stable")
+    except TypeError:  # ids that cannot be compared stay in order of appearance
+        return codes, tasks
+    rank = np.empty(len(order), dtype=np.intp)
+    rank[order] = np.arange(len(order))
+    return rank[codes], tasks[order]
+
+
+def _is_missing(i):
+    """Whether an id is None, NaN, NaT or pandas.NA."""
+    if i is None:
+        return True
+    try:
+        return bool(i != i)
+    except TypeError:  # pandas.NA compares to NA, which is neither true nor false
+        return True
+    except ValueError:  # something like an array
+        return False
+
+
+def _raise_missing(rows):
+    raise ValueError(
+        f"groups holds missing task ids, for {len(rows)} rows, the first in row {rows[0]}: drop these rows or give them ids"
+    )
+
+
+def merge_tasks(tasks, more):
+    """Position of each of `tasks`, then each of `more`, among the different ids of both; and those ids."""
+    if tasks.dtype.kind != more.dtype.kind:
+        tasks, more = tasks.astype(object), more.astype(object)
+    return encode_groups(np.concatenate([tasks, more]), len(tasks) + len(more))
+
+
+def find_tasks(groups, n_rows, tasks):
+    """Position in `tasks` of each row's task, -1 for tasks that are not there.
+
+    Raises
+    ------
+    ValueError
+        If the ids are of another kind (strings instead of numbers, say) and so can never be found.
+    """
+    codes, ids = encode_groups(groups, n_rows)
+    position = {task: i for i, task in enumerate(tasks.tolist())}
+    found = np.array([position.get(i, -1) for i in ids.tolist()], dtype=np.intp)
+    kinds = {"text" if array.dtype.kind == "U" else "other" for array in (ids, tasks) if array.dtype.kind != "O"}
+    if len(kinds) == 2 and np.all(found < 0):
+        raise ValueError(f"groups holds ids of type {ids.dtype}, but the tasks known here are of type {tasks.dtype}")
+    return found[codes]

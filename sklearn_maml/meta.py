@@ -1,0 +1,155 @@
+"""MAML: adaptation, a few steps of gradient descent on a task's own loss, and F, the loss after adaptation.
+
+The two functions `adapt` and `maml` are equations (1.1) and (3.1) of Xu, Chen & Karbasi (2021), for a whole stack of
+tasks at once.
+"""
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from .tasks import Function, QuadraticTasks
+
+
+def inner_step(tasks, step_size):
+    """The step size alpha of each task's adaptation, in a shape that multiplies gradients of shape (m, d, k).
+
+    A number or one number per parameter is taken as it is. "auto" is 1 / (2 L_i): each task's own, within the bound
+    alpha < 1 / (2L) of Theorems 3.6 and 3.8; 0 where L_i = 0 and there is nowhere to go.
+    """
+    if isinstance(step_size, str):
+        L = tasks.smoothness()
+        return np.divide(0.5, L, out=np.zeros_like(L), where=L > 0)[:, None, None]
+    return np.reshape(step_size, (-1, 1))
+
+
+def adapt(tasks, W, step, n_steps):
+    """Adapt each task from W[i]: w <- w - alpha grad f_i(w), n_steps times.
+
+    Returns the adapted parameters, of shape (m, d, k), and the Hessian products of f_i at the points passed through.
+    """
+    path = []
+    for _ in range(n_steps):
+        _, G, hessp = tasks.expand(W)
+        W = W - step * G
+        path.append(hessp)
+    return W, path
+
+
+def maml(tasks, w, step, n_steps, first_order=False):
+    """Expand the sum over a stack's tasks of F_i(w) = f_i(adapted w), (1.1).
+
+    Returns the value, the gradient sum A_i grad f_i(adapted w) (3.1) where A_i = I - alpha Hess f_i, once for each
+    step, is applied backwards along the path (first-order MAML leaves it out), and the product V -> Hess F V: exact
+    for quadratic tasks and without adaptation; the terms with third derivatives are not in it.
+    """
+    m, d, _ = tasks.shape
+    W, path = adapt(tasks, np.broadcast_to(w, (m, d, w.shape[1])), step, n_steps)
+    back = [] if first_order else path[::-1]
+
+    def correct(G):
+        for hessp in back:
+            G = G - hessp(step * G)
+        return G
+
+    def product(v):
+        V = np.broadcast_to(v, (m, *v.shape))
+        for hessp in path:
+            V = V - step * hessp(V)
+        return correct(end_hessp(V)).sum(axis=0)
+
+    value, G, end_hessp = tasks.expand(W)
+    return value.sum(), correct(G).sum(axis=0), product
+
+
+class MAMLLoss(Function):
+    """F(w), the mean over all tasks of the loss after adaptation; with no inner step it is f, the mean loss.
+
+    Parameters
+    ----------
+    stacks : list of tasks
+        Stacks; the mean is over tasks, whatever their weights.
+    n_steps : int
+        Number of inner steps K.
+    step_size : float, ndarray of shape (d,) or "auto"
+        Inner step size alpha, see :func:`inner_step`.
+    first_order : bool
+        Leave out the Hessian correction A_i (first-order MAML).
+    structure : {"quadratic", "smooth", "differentiable", "subdifferentiable"}
+        What a solver may assume of the tasks.
+    n_jobs : int or None
+        Threads over the stacks.
+
+    Attributes
+    ----------
+    n_gradients, n_hessp : int
+        Evaluations of a task's gradient and of a task's Hessian product so far, per task.
+    """
+
+    def __init__(
+        self, stacks, *, n_steps=0, step_size="auto", first_order=False, structure="smooth", n_jobs=None, cost=None
+    ):
+        self.n_steps, self.first_order, self.structure, self.n_jobs = n_steps, first_order, structure, n_jobs
+        self.stacks = [(tasks, inner_step(tasks, step_size) if n_steps else 0.0) for tasks in stacks]
+        self.n_tasks = sum(tasks.shape[0] for tasks in stacks)
+        self.cost = (n_steps + 1, 0 if first_order else n_steps) if cost is None else cost
+        self.n_gradients = self.n_hessp = 0
+
+    @property
+    def is_one_quadratic(self):
+        """Whether F is a single quadratic with its matrix at hand: see :func:`collapse`."""
+        return self.structure == "quadratic" and self.n_tasks == 1 and isinstance(self.stacks[0][0], QuadraticTasks)
+
+    def _expand(self, w):
+        parts = run_parallel(
+            self.n_jobs, [(maml, tasks, w, step, self.n_steps, self.first_order) for tasks, step in self.stacks]
+        )
+        self.n_gradients += self.cost[0]
+        self.n_hessp += self.cost[1]
+        value, gradient = (sum(part[i] for part in parts) / self.n_tasks for i in (0, 1))
+        return value, gradient, [part[2] for part in parts]
+
+    def expand(self, w):
+        value, gradient, products = self._expand(w)
+
+        def exact(v):
+            self.n_hessp += sum(self.cost)
+            return sum(product(v) for product in products) / self.n_tasks
+
+        def differences(v):
+            """Central difference of the gradient, for the terms with third derivatives; relative error near 1e-9."""
+            h = np.cbrt(np.finfo(float).eps) * (1 + np.linalg.norm(w)) / (np.linalg.norm(v) or 1.0)
+            return (self._expand(w + h * v)[1] - self._expand(w - h * v)[1]) / (2 * h)
+
+        return value, gradient, exact if self.structure == "quadratic" or self.n_steps == 0 else differences
+
+    def smoothness(self):
+        """Bound L of the curvature of f or, where adaptation does not overshoot, of F: mean L_i max(1, |1 - aL_i|)^2K.
+
+        (Theorem 3.8 allows F another eighth; the mean of the L_i is the more generous of the two.)
+        """
+        power = self.n_steps * (1 if self.first_order else 2)
+        total = 0.0
+        for tasks, step in self.stacks:
+            L = tasks.smoothness()
+            shrinkage = np.abs(1 - np.max(step * np.ones((1, 1, 1)), axis=(1, 2)) * L)
+            total += np.sum(L * np.maximum(1, shrinkage) ** power)
+        return total / self.n_tasks
+
+
+def collapse(tasks, step, n_steps, first_order=False):
+    """Mean F_i of a stack of quadratic tasks, as ONE quadratic task of weight m.
+
+    Adaptation is then an affine map, so F is a quadratic: its matrix is Hess F, its right-hand side -grad F(0). For the
+    squared loss these are mean H_i (I - alpha H_i)^2K and mean (I - alpha H_i)^2K c_i.
+    """
+    m, d, k = tasks.shape
+    value, gradient, product = maml(tasks, np.zeros((d, k)), step, n_steps, first_order)
+    A = product(np.eye(d)) / m
+    return QuadraticTasks((A + A.T)[None] / 2, -gradient[None] / m, np.array([value / m]), np.array([m]), np.zeros((d, 1)))
+
+
+def run_parallel(n_jobs, calls):
+    """Results of calls (function, *arguments), in threads unless n_jobs is None."""
+    if n_jobs is None or len(calls) == 1:
+        return [function(*arguments) for function, *arguments in calls]
+    return Parallel(n_jobs=n_jobs, require="sharedmem")(delayed(function)(*arguments) for function, *arguments in calls)

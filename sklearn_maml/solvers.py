@@ -1,0 +1,338 @@
+"""Solvers: ways to follow -grad F from w0 to a point where norm(grad F) <= tol.
+
+A solver is a function ``solve(F, w0, *, step_size, tol, max_iter, callback)`` that returns an ``OptimizeResult``. It
+knows F only as something to expand: value, gradient, Hessian products. ``callback(w, value, gradient_norm)`` is called
+at the start and after every iteration, by the flow with the time as a fourth argument. Solvers without a step size of
+their own ignore ``step_size``.
+"""
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
+from scipy.optimize import OptimizeResult, brentq, minimize
+from scipy.sparse.linalg import LinearOperator, cg
+
+PATIENCE = 100
+"""Steps of the subgradient method without a new best value after which it has converged."""
+LARGEST_STIFF = 500
+"""Largest number of parameters for which the flow is integrated by an implicit method."""
+
+
+def gradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
+    """Forward Euler, the paper's MAML: w <- w - beta grad F(w)."""
+    step = _step(F, step_size)
+    w = w0
+    for n_iter in range(max_iter + 1):
+        value, gradient, _ = F.expand(w)
+        norm = np.linalg.norm(gradient)
+        callback(w, value, norm)
+        start = value if n_iter == 0 else start
+        _check_descent(F, value, start, step)
+        if norm <= tol or n_iter == max_iter:
+            message = "" if norm <= tol else _out_of_iterations(value, start)
+            return OptimizeResult(x=w, nit=n_iter, success=norm <= tol, message=message, step_size=step)
+        w = w - step * gradient
+
+
+def subgradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
+    """Subgradient method, for functions with jumps: steps beta / sqrt(k + 1), the best iterate is kept.
+
+    Gradients need not vanish at a minimum here; it has converged when the best value has stayed for 100 steps.
+    """
+    step = _step(F, step_size)
+    w, best, since = w0, None, 0
+    for n_iter in range(max_iter + 1):
+        value, gradient, _ = F.expand(w)
+        norm = np.linalg.norm(gradient)
+        callback(w, value, norm)
+        start = value if n_iter == 0 else start
+        _check_descent(F, value, start, step)
+        if best is None or value < best[0]:
+            best, since = (value, w), n_iter
+        success = norm <= tol or n_iter - since >= PATIENCE
+        if success or n_iter == max_iter:
+            message = "" if success else "the best value still fell after max_iter steps: raise max_iter"
+            return OptimizeResult(x=best[1], nit=n_iter, success=success, message=message, step_size=step)
+        w = w - step / np.sqrt(n_iter + 1) * gradient
+
+
+def flow(F, w0, *, step_size="auto", tol, max_iter, callback):
+    """The gradient flow dw/dt = -beta grad F(w), (3.2) in the time unit of Algorithm 1, until norm(grad F) <= tol.
+
+    At time t = k it is where gradient descent is after k steps, to first order in beta; `max_iter` is the horizon.
+    """
+    step = _step(F, step_size)
+    integrate = _exponential if F.is_one_quadratic else _integrate
+    w, time, success = integrate(F, w0, step, tol, max_iter, callback)
+    message = "" if success else "the flow needs more time than max_iter: raise max_iter, or tol"
+    return OptimizeResult(x=w, nit=time, success=success, message=message, step_size=step)
+
+
+def _exponential(F, w0, step, tol, horizon, callback):
+    """Flow of a quadratic, exactly: grad F(w(t)) = exp(-t beta A) grad F(w0)."""
+    value, gradient, hessp = F.expand(w0)
+    eigenvalues, Q = np.linalg.eigh(hessp(np.eye(len(w0))))
+    rates = step * eigenvalues[:, None]
+    gradient = Q.T @ gradient
+
+    def norm(t):
+        return np.linalg.norm(np.exp(-rates * t) * gradient)
+
+    def decay(rates, t):  # integral of exp(-rates s) over s in [0, t]
+        with np.errstate(over="ignore"):
+            return np.where(rates == 0, t, -np.expm1(-rates * t) / np.where(rates == 0, 1, rates))
+
+    success = norm(horizon) <= tol
+    time = _first_time(norm, tol, 0.0, horizon) if success else horizon
+    for t in _record_times(time):
+        w = w0 - step * Q @ (decay(rates, t) * gradient)
+        now = value - step * np.sum(decay(2 * rates, t) * gradient * gradient)
+        callback(w, now, norm(t), t)
+    _check_descent(F, now, value, step)
+    return w, time, success
+
+
+def _record_times(time):
+    """Every whole time unit and the end; at most 1000 of them."""
+    whole = np.arange(time) if time <= 1000 else np.linspace(0, time, 1000, endpoint=False)
+    return np.append(whole, time) if time > 0 else [0.0]
+
+
+def _first_time(norm, tol, before, after):
+    """When a decreasing norm first is at most tol."""
+    if norm(before) <= tol:
+        return before
+    return brentq(lambda t: norm(t) - tol, before, after, xtol=1e-12, rtol=1e-14)
+
+
+def _integrate(F, w0, step, tol, horizon, callback):
+    """Flow of any F by a stiff integrator; reaching norm(grad F) = tol is a terminal event."""
+    latest = -1.0
+
+    def arrived(t, x):  # called at the start, after every step of the integrator, and to locate the event
+        nonlocal latest
+        w = x.reshape(w0.shape)
+        value, gradient, _ = F.expand(w)
+        norm = np.linalg.norm(gradient)
+        if t > latest and norm > tol:
+            latest = t
+            callback(w, value, norm, t)
+        return norm - tol
+
+    arrived.terminal = True
+
+    def at_end(w, t, success):
+        value, gradient, _ = F.expand(w)
+        callback(w, value, np.linalg.norm(gradient), t)
+        return w, t, success
+
+    if np.linalg.norm(F.gradient(w0)) <= tol:
+        return at_end(w0, 0.0, True)
+    solution = solve_ivp(
+        lambda t, x: -step * F.gradient(x.reshape(w0.shape)).ravel(),
+        (0.0, horizon),
+        w0.ravel(),
+        method="BDF" if w0.size <= LARGEST_STIFF else "RK45",
+        events=arrived,
+        rtol=1e-8,
+        atol=max(1e-14, min(1e-8, 0.1 * step * tol)),
+    )
+    w = solution.y[:, -1].reshape(w0.shape)
+    if solution.status == 1:
+        return at_end(w, solution.t[-1], True)
+    return w, solution.t[-1], False
+
+
+def exact(F, w0, *, step_size="auto", tol, max_iter, callback):
+    """Minimiser of a quadratic F nearest to w0: the change is the minimum-norm solution of A change = -grad F(w0)."""
+    if F.structure != "quadratic":
+        raise ValueError(
+            "solver='exact' needs a quadratic F, that is the squared loss; for other losses use solver='auto', "
+            "'lbfgs' or 'newton-cg'"
+        )
+    value, gradient, hessp = F.expand(w0)
+    norm = np.linalg.norm(gradient)
+    callback(w0, value, norm)
+    if norm == 0:
+        return OptimizeResult(x=w0, nit=0, success=True, message="", step_size=None)
+    rounding = 0.0
+    if F.is_one_quadratic:
+        A = hessp(np.eye(len(w0)))
+        w = w0 - _solve_minimum_norm(A, gradient)
+        rounding = 1e-10 * (norm + np.linalg.norm(A) * np.linalg.norm(w))
+    else:
+        w = w0 - _conjugate_gradients(hessp, gradient, tol, max_iter)
+    value, gradient, _ = F.expand(w)
+    norm = np.linalg.norm(gradient)
+    callback(w, value, norm)
+    success = norm <= max(tol, rounding)
+    message = "" if success else f"norm(grad F) is {norm:.1e} at the solution: raise max_iter, scale the features"
+    return OptimizeResult(x=w, nit=1, success=success, message=message, step_size=None)
+
+
+def _solve_minimum_norm(A, b):
+    """Solution of the positive semi-definite A x = b; of least norm where A is singular.
+
+    Scaled to a unit diagonal first, so that features of very different scales are not mistaken for a singular matrix.
+    """
+    scale = np.sqrt(np.diag(A).clip(0))
+    if np.all(scale > 0):
+        scaled = A / np.outer(scale, scale)
+        try:
+            factor = cho_factor(scaled)
+        except LinAlgError:
+            pass
+        else:
+            if np.min(np.diag(factor[0])) ** 2 > len(A) * np.finfo(A.dtype).eps:
+                return cho_solve(factor, b / scale[:, None]) / scale[:, None]
+    return lstsq(A, b)[0]
+
+
+def _conjugate_gradients(hessp, b, tol, max_iter):
+    """The same solution from products alone: conjugate gradients started at 0 stay in the range of A."""
+    operator = LinearOperator((b.size, b.size), lambda v: hessp(v.reshape(b.shape)).ravel(), dtype=b.dtype)
+    return cg(operator, b.ravel(), rtol=0.0, atol=tol, maxiter=max_iter)[0].reshape(b.shape)
+
+
+class _Memory:
+    """F for SciPy's minimisers: flat arguments, and the last expansion remembered between value, gradient, products."""
+
+    def __init__(self, F, shape):
+        self.F, self.shape, self.x = F, shape, None
+
+    def at(self, x):
+        if self.x is None or not np.array_equal(x, self.x):
+            self.x, self.expansion = x.copy(), self.F.expand(x.reshape(self.shape))
+        return self.expansion
+
+    def fun(self, x):
+        value, gradient, _ = self.at(x)
+        return value, gradient.ravel()
+
+    def hessp(self, x, v):
+        return self.at(x)[2](v.reshape(self.shape)).ravel()
+
+
+def lbfgs(F, w0, *, step_size="auto", tol, max_iter, callback):
+    """Limited-memory quasi-Newton (scipy's L-BFGS-B)."""
+    return _quasi_newton(F, w0, tol, max_iter, callback, "L-BFGS-B", {"ftol": 0.0, "gtol": 0.0, "maxcor": 20})
+
+
+def newton_cg(F, w0, *, step_size="auto", tol, max_iter, callback):
+    """Newton's method with conjugate gradients on Hessian products (scipy's Newton-CG)."""
+    return _quasi_newton(F, w0, tol, max_iter, callback, "Newton-CG", {"xtol": 0.0})
+
+
+def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
+    """One of SciPy's minimisers, stopped at norm(grad F) <= tol, started afresh where its line search gives up.
+
+    When a fresh start brings no further decrease either, F has none to give in floating point. That is convergence if
+    grad F jumps (it need not vanish where it jumps), and reported otherwise.
+    """
+    if F.first_order and F.structure != "quadratic":
+        raise ValueError(
+            "first-order MAML follows a direction that is not the gradient of any function, so no line search can be "
+            "made: use solver='gd' or 'ode', or algorithm='maml'"
+        )
+    memory = _Memory(F, w0.shape)
+    x, n_iter = w0.ravel(), 0
+
+    def arrived(x):
+        return np.linalg.norm(memory.at(x)[1]) <= tol
+
+    def record(x):
+        value, gradient, _ = memory.at(x)
+        callback(x.reshape(w0.shape), value, np.linalg.norm(gradient), n_iter)
+
+    def after_iteration(intermediate_result):
+        nonlocal n_iter
+        n_iter += 1
+        record(intermediate_result.x)
+        if arrived(intermediate_result.x):
+            raise StopIteration
+
+    record(x)
+    message, exhausted = "", False
+    while not (arrived(x) or exhausted or n_iter >= max_iter):
+        before = memory.at(x)[0]
+        result = minimize(
+            memory.fun,
+            x,
+            jac=True,
+            hessp=memory.hessp if method == "Newton-CG" else None,
+            method=method,
+            callback=after_iteration,
+            options=options | {"maxiter": max_iter - n_iter},
+        )
+        x = result.x
+        exhausted = not memory.at(x)[0] < before
+    w, norm = x.reshape(w0.shape), np.linalg.norm(memory.at(x)[1])
+    if not np.isfinite(memory.at(x)[0]):
+        raise ValueError("the loss is not finite along the search: scale the features, or lower inner_step_size")
+    success = norm <= tol or (exhausted and F.structure == "differentiable")
+    if exhausted:
+        message = f"F cannot be decreased further in floating point, at norm(grad F) = {norm:.1e}: raise tol"
+    elif not success:
+        message = f"norm(grad F) is {norm:.1e} after max_iter iterations: raise max_iter, scale the features, or raise tol"
+    return OptimizeResult(x=w, nit=n_iter, success=success, message=message, step_size=None)
+
+
+SOLVERS = {"gd": gradient_descent, "ode": flow, "exact": exact, "lbfgs": lbfgs, "newton-cg": newton_cg}
+
+
+def choose_solver(name, F):
+    """The solver of that name; "auto" goes by what F is."""
+    if name != "auto":
+        return SOLVERS[name]
+    if F.structure == "quadratic":
+        return exact
+    if F.structure == "subdifferentiable":
+        return subgradient_descent
+    return gradient_descent if F.first_order else lbfgs
+
+
+def biphasic(solve, f, F, w0, *, switch_tol, step_size="auto", tol, max_iter, callback):
+    """BI-MAML (Algorithm 1, latched): descend f until norm(grad f) <= switch_tol, then F until norm(grad F) <= tol.
+
+    ``callback(phase, ...)`` gets the phase as first argument. The exact solver descends f to its minimiser.
+    """
+
+    def phase(number, function, w, tol, max_iter):
+        def report(*progress):
+            callback(number, *progress)
+
+        return solve(function, w, step_size=step_size, tol=tol, max_iter=max_iter, callback=report)
+
+    first = phase(1, f, w0, switch_tol, max_iter)
+    if not first.success or first.nit >= max_iter:
+        first.success = False
+        first.message = f"the first phase did not come to norm(grad f) <= switch_tol={switch_tol:.1e} in max_iter"
+        return first
+    second = phase(2, F, first.x, tol, max_iter - first.nit)
+    second.nit += first.nit
+    second.step_size = second.step_size and np.array([first.step_size, second.step_size])
+    return second
+
+
+def _step(F, step_size):
+    """The meta step size beta: as given, or 1 / L."""
+    if not isinstance(step_size, str):
+        return step_size
+    L = F.smoothness()
+    return 1 / L if L > 0 else 1.0
+
+
+def _check_descent(F, value, start, step):
+    """Stop a descent whose loss explodes."""
+    if not np.isfinite(value) or value > 1e3 * max(abs(start), 1.0):
+        raise ValueError(
+            f"gradient descent diverges: the loss went from {start:.3g} to {value:.3g} with meta_step_size={step:.3g}; "
+            f"a stable one is {1 / F.smoothness():.3g} (meta_step_size='auto'). Features of very different scales need "
+            "small steps: scale them, or lower inner_step_size"
+        )
+
+
+def _out_of_iterations(value, start):
+    if value > start:
+        return f"the loss rose from {start:.3g} to {value:.3g}: lower meta_step_size"
+    return "gradient descent needs more than max_iter iterations: raise max_iter, scale the features, or raise tol"

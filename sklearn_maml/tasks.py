@@ -1,0 +1,327 @@
+"""Stacks of tasks f_1, ..., f_m: functions of w with a value, a gradient and Hessian-vector products.
+
+A task is a weighted mean of pointwise losses over its rows (:class:`LinearTasks`) or, for the squared loss, the same
+thing summarised in d x d numbers (:class:`QuadraticTasks`). Nothing outside this file knows which of the two it has.
+"""
+
+from abc import ABC, abstractmethod
+from functools import partial
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from .losses import curvature_bound
+
+NUMBERS_PER_STACK = 1_000_000
+"""Size of a stack: as many tasks as fit the processor's cache; also the unit of parallel work."""
+LARGEST_MATRIX = 2_000
+"""Largest d for which d x d matrices are formed; beyond, only products with the rows."""
+
+
+class Function(ABC):
+    """What tasks, f and F have in common: they can be expanded to second order around a point."""
+
+    @abstractmethod
+    def expand(self, W):
+        """Value and gradient at W, and the function V -> (Hessian at W) V."""
+
+    def value(self, W):
+        """Value at W."""
+        return self.expand(W)[0]
+
+    def gradient(self, W):
+        """Gradient at W."""
+        return self.expand(W)[1]
+
+    def hessp(self, W, V):
+        """Hessian at W times V."""
+        return self.expand(W)[2](V)
+
+
+class LinearTasks(Function):
+    """Tasks f_i(w) = sum_j s_ij loss(y_ij, x_ij'w) + w'diag(penalty)w / 2.
+
+    Parameters
+    ----------
+    X : ndarray or BlockDiagonal of shape (m, n, d)
+        Rows, padded to n per task.
+    Y : ndarray of shape (m, n, k)
+        Targets.
+    weight : ndarray of shape (m, n)
+        Row weights; padding has weight zero. A task's loss is the weighted MEAN over its rows.
+    loss : callable
+        Pointwise loss ``loss(y, z) -> (value, slope, curvature)``.
+    penalty : ndarray of shape (d, 1)
+        Ridge penalty of each parameter.
+    """
+
+    def __init__(self, X, Y, weight, loss, penalty):
+        self.X, self.Y, self.loss, self.penalty = X, Y, loss, penalty
+        self.shape = X.shape[0], X.shape[2], Y.shape[2]
+        self.weight = weight.sum(axis=1)
+        self.S = (weight / self.weight[:, None])[..., None]
+
+    def expand(self, W):
+        Z = self.X @ W
+        value, slope, curvature = self.loss(self.Y, Z)
+        value = np.sum(self.S * value, axis=(1, 2)) + np.sum(self.penalty * W * W, axis=(1, 2)) / 2
+        gradient = self.X.mT @ (self.S * slope) + self.penalty * W
+
+        def hessp(V):
+            return self.X.mT @ (self.S * curvature * (self.X @ V)) + self.penalty * V
+
+        return value, gradient, hessp
+
+    def smoothness(self):
+        """Smoothness constants L_i (shape (m,)): a bound of each task's largest curvature.
+
+        lambda_max(X_i'diag(s_i c_i)X_i) + max(penalty), where c is the loss's curvature (its bound where it varies).
+        """
+        scale = np.sqrt(self.S * curvature_bound(self.loss, self.Y).max(axis=2, keepdims=True))
+        return _largest_squared_singular_value(scale * self.X) + self.penalty.max()
+
+    def quadratic(self):
+        """The same tasks as quadratics: exact if the loss is one."""
+        m, d, k = self.shape
+        value, gradient, _ = self.expand(np.zeros((m, d, k)))
+        curvature = self.loss(self.Y, np.zeros_like(self.Y))[2]
+        return QuadraticTasks(_gram(self.X, self.S * curvature), -gradient, value, self.weight, self.penalty)
+
+
+class QuadraticTasks(Function):
+    """Tasks f_i(w) = w'H_i w / 2 - c_i'w + b_i + w'diag(penalty)w / 2: sufficient statistics of the squared loss.
+
+    Parameters
+    ----------
+    H : ndarray of shape (m, d, d)
+        2 X_i'diag(s_i)X_i.
+    C : ndarray of shape (m, d, k)
+        2 X_i'diag(s_i)Y_i, one column per output.
+    b : ndarray of shape (m,)
+        Weighted mean square of the targets.
+    weight : ndarray of shape (m,)
+        Total weight behind each task's means: what :meth:`reduce` averages with.
+    penalty : ndarray of shape (d, 1)
+        Ridge penalty of each parameter.
+    """
+
+    def __init__(self, H, C, b, weight, penalty):
+        self.H, self.C, self.b, self.weight, self.penalty = H, C, b, weight, penalty
+        self.shape = C.shape
+
+    def expand(self, W):
+        def hessp(V):
+            return self.H @ V + self.penalty * V
+
+        HW = hessp(W)
+        return np.sum(W * (HW / 2 - self.C), axis=(1, 2)) + self.b, HW - self.C, hessp
+
+    def smoothness(self):
+        """Smoothness constants lambda_max(H_i) + max(penalty), of shape (m,)."""
+        return np.linalg.eigvalsh(self.H)[:, -1].clip(0) + self.penalty.max()
+
+    def take(self, tasks):
+        """The stack of these tasks."""
+        return QuadraticTasks(self.H[tasks], self.C[tasks], self.b[tasks], self.weight[tasks], self.penalty)
+
+    def stacks(self):
+        """The tasks in smaller stacks: pairs of task numbers and the function that builds the stack."""
+        m, d, _ = self.shape
+        parts = np.array_split(np.arange(m), -(-m * d * d // NUMBERS_PER_STACK))
+        return [(tasks, partial(self.take, tasks)) for tasks in parts if len(tasks)]
+
+    @classmethod
+    def concatenate(cls, stacks):
+        """One stack of all the tasks of several stacks."""
+        fields = (np.concatenate([getattr(s, name) for s in stacks]) for name in ("H", "C", "b", "weight"))
+        return cls(*fields, stacks[0].penalty)
+
+    def reduce(self, key):
+        """Average the tasks of equal key, by weight: one task for each of the keys 0, ..., max(key).
+
+        A task whose rows came in several parts, parts that came from several machines, the mean over tasks: all are
+        this one function.
+        """
+        key = np.asarray(key)
+        order = np.argsort(key, kind="stable")
+        starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+        weight = np.add.reduceat(self.weight[order], starts)
+        share = self.weight[order] / np.repeat(weight, np.diff(starts, append=len(key)))
+
+        def average(numbers):
+            share_of = share.reshape(-1, *[1] * (numbers.ndim - 1))
+            return np.add.reduceat(share_of * numbers[order], starts, axis=0)
+
+        return QuadraticTasks(average(self.H), average(self.C), average(self.b), weight, self.penalty)
+
+
+class BlockDiagonal:
+    """A stack of m sparse (n, d) matrices that multiplies like an array of shape (m, n, d): one block-diagonal CSR."""
+
+    def __init__(self, matrix, shape):
+        self.matrix, self.shape = matrix, shape
+
+    @classmethod
+    def from_rows(cls, rows, m):
+        """Stack CSR `rows` of shape (m * n, d), n per task."""
+        d = rows.shape[1]
+        n = rows.shape[0] // m
+        block = np.repeat(np.arange(m, dtype=np.int64), np.diff(rows.indptr[::n]))
+        indices = rows.indices + d * block
+        return cls(sparse.csr_matrix((rows.data, indices, rows.indptr), shape=(m * n, m * d)), (m, n, d))
+
+    @property
+    def mT(self):
+        m, n, d = self.shape
+        return BlockDiagonal(self.matrix.T, (m, d, n))
+
+    def __matmul__(self, W):
+        m, n, _ = self.shape
+        return (self.matrix @ np.reshape(W, (-1, W.shape[-1]))).reshape(m, n, -1)
+
+    __array_ufunc__ = None  # array * stack is __rmul__, here
+
+    def __rmul__(self, scale):
+        """Scale the rows by `scale` of shape (m, n, 1)."""
+        return BlockDiagonal((sparse.diags(scale.ravel()) @ self.matrix).tocsr(), self.shape)
+
+    def blocks(self):
+        """The m matrices, each of shape (n, d)."""
+        m, n, d = self.shape
+        return [self.matrix[i * n : (i + 1) * n, i * d : (i + 1) * d] for i in range(m)]
+
+
+def _gram(X, scale):
+    """X_i'diag(scale_i)X_i for each task, of shape (m, d, d)."""
+    if isinstance(X, BlockDiagonal):
+        pairs = zip(X.blocks(), (scale * X).blocks(), strict=True)
+        return np.stack([(left.T @ right).toarray() for left, right in pairs])
+    return X.mT @ (scale * X)
+
+
+def _largest_squared_singular_value(X):
+    """lambda_max(X_i'X_i) for each task, from the smaller of the two Gram matrices."""
+    _, n, d = X.shape
+    if min(n, d) > LARGEST_MATRIX:
+        blocks = X.blocks() if isinstance(X, BlockDiagonal) else X
+        return np.array([_lanczos(block) for block in blocks])
+    if isinstance(X, BlockDiagonal):
+        gram = np.stack([((B @ B.T) if n < d else (B.T @ B)).toarray() for B in X.blocks()])
+    else:
+        gram = X @ X.mT if n < d else X.mT @ X
+    return np.linalg.eigvalsh(gram)[:, -1].clip(0)
+
+
+def _lanczos(X):
+    """lambda_max(X'X) without forming it."""
+    if not (abs(X).max() > 0):
+        return 0.0
+    d = X.shape[1]
+    product = LinearOperator((d, d), matvec=lambda v: X.T @ (X @ v), dtype=np.float64)
+    return eigsh(product, k=1, v0=np.ones(d), return_eigenvectors=False)[0]
+
+
+class TaskRows:
+    """The rows of a table, by task: cuts the tasks into stacks of similar size and builds one stack at a time.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_rows, n_features)
+        Features; never copied as a whole.
+    Y : ndarray of shape (n_rows, k)
+        Targets.
+    weight : ndarray of shape (n_rows,)
+        Positive row weights.
+    codes : ndarray of shape (n_rows,)
+        Each row's task, in 0, ..., n_tasks - 1; every task has a row.
+    loss : callable
+        Pointwise loss.
+    l2 : float
+        Ridge penalty of the coefficients. The intercept is free.
+    fit_intercept : bool
+        Whether the last parameter is an intercept: the column of ones is appended here and nowhere else.
+    """
+
+    def __init__(self, X, Y, weight, codes, loss, l2, fit_intercept):
+        self.X, self.Y, self.weight, self.loss = X, Y, weight, loss
+        self.order = np.argsort(codes, kind="stable")
+        self.sizes = np.bincount(codes)
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.fit_intercept = fit_intercept
+        self.n_parameters = X.shape[1] + fit_intercept
+        self.penalty = np.full((self.n_parameters, 1), float(l2))
+        if fit_intercept:
+            self.penalty[-1] = 0.0
+
+    @property
+    def shape(self):
+        """Numbers of tasks, parameters and outputs."""
+        return len(self.sizes), self.n_parameters, self.Y.shape[1]
+
+    def stacks(self, structure):
+        """The tasks in stacks of similar sizes: pairs of task numbers and the function that builds the stack."""
+        d = self.n_parameters
+        if structure == "one quadratic":
+            return [(tasks, partial(self.quadratic, tasks)) for tasks in self._cut(lambda n: max(n, d) * d)]
+        if sparse.issparse(self.X):
+            density = 1 + self.X.nnz // self.X.shape[0]
+            return [(tasks, partial(self.linear, tasks)) for tasks in self._cut(lambda n: n * density + d)]
+        return [(tasks, partial(self.linear, tasks)) for tasks in self._cut(lambda n: n * d)]
+
+    def _cut(self, numbers):
+        """Task numbers in runs of similar sizes; ``numbers(n)`` is how many a task of n rows adds to a stack."""
+        by_size = np.argsort(self.sizes, kind="stable")
+        sizes = self.sizes[by_size]
+        start, runs = 0, []
+        while start < len(sizes):
+            longest = int(1.25 * sizes[start])
+            n_tasks = max(1, NUMBERS_PER_STACK // numbers(longest))
+            stop = min(np.searchsorted(sizes, longest, side="right"), start + n_tasks)
+            runs.append(by_size[start:stop])
+            start = stop
+        return runs
+
+    def _gather(self, rows, weight):
+        """A stack of the rows given by number, shape (m, n)."""
+        m, n = rows.shape
+        if sparse.issparse(self.X):
+            X = self.X[rows.ravel()].astype(np.float64)
+            if self.fit_intercept:
+                X = sparse.hstack([X, np.ones((m * n, 1))], format="csr")
+            X = BlockDiagonal.from_rows(X, m)
+        else:
+            X = np.ones((m, n, self.n_parameters))
+            X[..., : self.X.shape[1]] = self.X[rows]
+        return LinearTasks(X, self.Y[rows], weight, self.loss, self.penalty)
+
+    def linear(self, tasks):
+        """The stack of these tasks, row by row; short tasks are padded with their first row, of weight zero."""
+        sizes = self.sizes[tasks][:, None]
+        position = np.arange(sizes.max())
+        padding = position >= sizes
+        rows = self.order[self.starts[tasks][:, None] + np.where(padding, 0, position)]
+        return self._gather(rows, np.where(padding, 0.0, self.weight[rows]))
+
+    def all_statistics(self):
+        """Statistics of all tasks, in order."""
+        stacks = self.stacks("one quadratic")
+        parts = QuadraticTasks.concatenate([self.statistics(tasks) for tasks, _ in stacks])
+        return parts.reduce(np.concatenate([tasks for tasks, _ in stacks]))
+
+    def quadratic(self, tasks):
+        """The stack of these tasks in its smaller form: statistics if a task has more rows than parameters."""
+        if self.sizes[tasks].max() < self.n_parameters:
+            return self.linear(tasks)
+        return self.statistics(tasks)
+
+    def statistics(self, tasks):
+        """The stack of these tasks as statistics; a task too large for one stack is summed up in parts."""
+        if len(tasks) > 1:
+            return self.linear(tasks).quadratic()
+        start, size = self.starts[tasks[0]], self.sizes[tasks[0]]
+        n_parts = max(1, size * self.n_parameters // NUMBERS_PER_STACK)
+        parts = []
+        for rows in np.array_split(self.order[start : start + size], n_parts):
+            parts.append(self._gather(rows[None], self.weight[rows][None]).quadratic())
+        return QuadraticTasks.concatenate(parts).reduce(np.zeros(n_parts, dtype=int))
