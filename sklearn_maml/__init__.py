@@ -8,4 +8,4 @@ from .svm import MAMLSVC
 
 __version__ = "0.1.0"
 
-__all__ = ["BiMAMLClassifierMixin", "BiMAMLMixin", "MAMLRegressor", "MAMLSVC", "SingleTaskWarning", "adapt"]
+__all__ = ["MAMLSVC", "BiMAMLClassifierMixin", "BiMAMLMixin", "MAMLRegressor", "SingleTaskWarning", "adapt"]

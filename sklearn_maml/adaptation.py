@@ -71,7 +71,7 @@ def adapt(estimator, X, y, groups=None, sample_weight=None):
 
 
 def _transform_target(estimator, y):
-    """y as TransformedTargetRegressor.fit hands it to its regressor."""
+    """Targets as TransformedTargetRegressor.fit hands it to its regressor."""
     y = check_array(y, input_name="y", ensure_2d=False, dtype="numeric")
     one_dimensional = y.ndim == 1
     y = estimator.transformer_.transform(y.reshape(-1, 1) if one_dimensional else y)

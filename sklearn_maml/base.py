@@ -183,7 +183,9 @@ class BiMAMLMixin:
         structure = self.task_structure
         if structure == "quadratic" and rows.n_parameters <= LARGEST_MATRIX:
             structure = "one quadratic"
-        result = meta_train(rows.stacks(structure), w0, structure=structure, **self._training_parameters(rows.n_parameters))
+        result = meta_train(
+            rows.stacks(structure), w0, structure=structure, **self._training_parameters(rows.n_parameters)
+        )
         if not result.success:
             warnings.warn(f"Meta-training did not converge: {result.message}.", ConvergenceWarning, stacklevel=2)
         new._set_fit(result, X, y)
@@ -218,14 +220,24 @@ class BiMAMLMixin:
 
     def _partial_fit(self, X, y, groups, sample_weight, classes=None):
         self._validate_params()
-        first = not hasattr(self, "coef_")
+        if groups is None:
+            warnings.warn(_ONE_TASK.format(type(self).__name__), SingleTaskWarning, stacklevel=3)
+        quadratic = self.task_structure == "quadratic"
+        first = not hasattr(self, "_stream") if quadratic else not hasattr(self, "coef_")
+        if first and hasattr(self, "coef_"):
+            warnings.warn(
+                f"partial_fit starts anew: {type(self).__name__}.fit and adapt keep no statistics of their rows that "
+                "partial_fit could go on from. Meta-train by partial_fit alone, or by fit alone.",
+                UserWarning,
+                stacklevel=3,
+            )
         new = self._without_fit() if first else copy.copy(self)
         X, y, weight, codes, tasks = new._check_rows(X, y, groups, sample_weight, reset=first)
         if first:
             new._learn_target(y if classes is None else classes)
         new.l2_regularization_ = new._l2(weight.sum() / (codes.max() + 1))
         rows = new._task_rows(X, y, weight, codes)
-        if self.task_structure == "quadratic":
+        if quadratic:
             result = new._add_statistics(rows, tasks)
         else:
             result = new._descend_once(rows)
@@ -240,13 +252,8 @@ class BiMAMLMixin:
                 f"partial_fit keeps d x d numbers for each task, too many for {rows.n_parameters} parameters: use fit"
             )
         statistics = rows.all_statistics()
-        if not hasattr(self, "coef_"):
+        if not hasattr(self, "_stream"):
             w0 = self._start(rows)
-        elif not hasattr(self, "_stream"):
-            raise ValueError(
-                f"partial_fit goes on only from partial_fit: this {type(self).__name__} was fitted by fit or adapt, which "
-                "keep no statistics of their rows. Start with partial_fit, on a clone"
-            )
         else:
             former, former_tasks, w0 = self._stream
             if (tasks is None) != (former_tasks is None):
@@ -256,7 +263,9 @@ class BiMAMLMixin:
                 key, tasks = merge_tasks(tasks, former_tasks)
             statistics = QuadraticTasks.concatenate([statistics, former]).reduce(key)
         self._stream = statistics, tasks, w0
-        result = meta_train(statistics.stacks(), w0, structure="one quadratic", **self._training_parameters(rows.n_parameters))
+        result = meta_train(
+            statistics.stacks(), w0, structure="one quadratic", **self._training_parameters(rows.n_parameters)
+        )
         if not result.success:
             warnings.warn(f"Meta-training did not converge: {result.message}.", ConvergenceWarning, stacklevel=4)
         return result
@@ -264,7 +273,11 @@ class BiMAMLMixin:
     def _descend_once(self, rows):
         """One step of gradient descent on the batch: on f until its gradient was small once, then on F."""
         phase, switch_tol = getattr(self, "_stream", (1, self.switch_tol))
-        parameters = self._training_parameters(rows.n_parameters) | {"solver": "gd", "max_iter": 1, "switch_tol": switch_tol}
+        parameters = self._training_parameters(rows.n_parameters) | {
+            "solver": "gd",
+            "max_iter": 1,
+            "switch_tol": switch_tol,
+        }
         if self.algorithm == "bimaml" and phase == 2:
             parameters["algorithm"] = "maml"
         w0 = self._warm_start(rows) if hasattr(self, "coef_") else self._start(rows)
@@ -355,7 +368,7 @@ class BiMAMLMixin:
             return step
 
         stacks = rows.stacks(self.task_structure)
-        steps = run_parallel(self.n_jobs, [(adapt_stack, *stack) for stack in stacks])
+        steps = list(run_parallel(self.n_jobs, [(adapt_stack, *stack) for stack in stacks]))
         if not np.all(np.isfinite(W)):
             raise ValueError("adaptation overflows: inner_step_size is far too large for this support, use 'auto'")
         too_far = 0.0 if isinstance(step_size, str) or np.ndim(step_size) else step_size > 2 * safe

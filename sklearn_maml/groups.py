@@ -31,7 +31,8 @@ def encode_groups(groups, n_rows):
         ids = ids[:, 0]
     if ids.shape != (n_rows,):
         raise ValueError(
-            f"groups must hold one task id for each of the {n_rows} rows, got {type(groups).__name__} of shape {ids.shape}"
+            f"groups must hold one task id for each of the {n_rows} rows, got {type(groups).__name__} of shape "
+            f"{ids.shape}"
         )
     if ids.dtype.kind == "M":
         ids = ids.astype("datetime64[ns]")
@@ -81,7 +82,8 @@ def _is_missing(i):
 
 def _raise_missing(rows):
     raise ValueError(
-        f"groups holds missing task ids, for {len(rows)} rows, the first in row {rows[0]}: drop these rows or give them ids"
+        f"groups holds missing task ids, for {len(rows)} rows, the first in row {rows[0]}: drop these rows or give "
+        "them ids"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pointwise losses: how wrong is the prediction z for the target y?
+"""Pointwise losses: how wrong the prediction z is for the target y.
 
 Each is a function ``loss(y, z) -> (value, slope, curvature)``, elementwise: the loss and its first two derivatives
 with respect to z = X @ w. At a kink the derivative is taken from the flat side (relu'(0) = 0).
@@ -30,7 +30,7 @@ def squared_hinge_loss(y, z):
 
 
 def smooth_hinge_loss(y, z):
-    """s log(1 + exp((1 - y z) / s)) with s = 0.1: the hinge with its corner rounded by a softplus."""
+    """The hinge, its corner rounded by a softplus: s log(1 + exp((1 - y z) / s)) with s = 0.1."""
     t = (1 - y * z) / SMOOTHING
     active = expit(t)
     return SMOOTHING * np.logaddexp(0, t), -y * active, active * expit(-t) / SMOOTHING

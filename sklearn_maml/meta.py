@@ -100,9 +100,8 @@ class MAMLLoss(Function):
         return self.structure == "quadratic" and self.n_tasks == 1 and isinstance(self.stacks[0][0], QuadraticTasks)
 
     def _expand(self, w):
-        parts = run_parallel(
-            self.n_jobs, [(maml, tasks, w, step, self.n_steps, self.first_order) for tasks, step in self.stacks]
-        )
+        calls = [(maml, tasks, w, step, self.n_steps, self.first_order) for tasks, step in self.stacks]
+        parts = list(run_parallel(self.n_jobs, calls))
         self.n_gradients += self.cost[0]
         self.n_hessp += self.cost[1]
         value, gradient = (sum(part[i] for part in parts) / self.n_tasks for i in (0, 1))
@@ -139,17 +138,20 @@ class MAMLLoss(Function):
 def collapse(tasks, step, n_steps, first_order=False):
     """Mean F_i of a stack of quadratic tasks, as ONE quadratic task of weight m.
 
-    Adaptation is then an affine map, so F is a quadratic: its matrix is Hess F, its right-hand side -grad F(0). For the
-    squared loss these are mean H_i (I - alpha H_i)^2K and mean (I - alpha H_i)^2K c_i.
+    Adaptation is then an affine map, so F is a quadratic: with matrix mean H_i (I - alpha H_i)^2K, or ^K if first order,
+    and right-hand side -grad F(0).
     """
     m, d, k = tasks.shape
-    value, gradient, product = maml(tasks, np.zeros((d, k)), step, n_steps, first_order)
-    A = product(np.eye(d)) / m
-    return QuadraticTasks((A + A.T)[None] / 2, -gradient[None] / m, np.array([value / m]), np.array([m]), np.zeros((d, 1)))
+    value, gradient, _ = maml(tasks, np.zeros((d, k)), step, n_steps, first_order)
+    A = tasks.hessian_sum(step, n_steps if first_order else 2 * n_steps) / m
+    return QuadraticTasks(
+        (A + A.T)[None] / 2, -gradient[None] / m, np.array([value / m]), np.array([m]), np.zeros((d, 1))
+    )
 
 
 def run_parallel(n_jobs, calls):
-    """Results of calls (function, *arguments), in threads unless n_jobs is None."""
+    """Results of calls (function, *arguments) as they come, in order: in threads unless n_jobs is None."""
     if n_jobs is None or len(calls) == 1:
-        return [function(*arguments) for function, *arguments in calls]
-    return Parallel(n_jobs=n_jobs, require="sharedmem")(delayed(function)(*arguments) for function, *arguments in calls)
+        return (function(*arguments) for function, *arguments in calls)
+    parallel = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")
+    return parallel(delayed(function)(*arguments) for function, *arguments in calls)

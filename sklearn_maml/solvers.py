@@ -13,7 +13,8 @@ from scipy.optimize import OptimizeResult, brentq, minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 PATIENCE = 100
-"""Steps of the subgradient method without a new best value after which it has converged."""
+STALLED = 1e-4
+"""The subgradient method has converged when PATIENCE steps improve its best value by less than STALLED of it."""
 LARGEST_STIFF = 500
 """Largest number of parameters for which the flow is integrated by an implicit method."""
 
@@ -21,12 +22,12 @@ LARGEST_STIFF = 500
 def gradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
     """Forward Euler, the paper's MAML: w <- w - beta grad F(w)."""
     step = _step(F, step_size)
-    w = w0
+    w, start = w0, None
     for n_iter in range(max_iter + 1):
         value, gradient, _ = F.expand(w)
         norm = np.linalg.norm(gradient)
         callback(w, value, norm)
-        start = value if n_iter == 0 else start
+        start = value if start is None else start
         _check_descent(F, value, start, step)
         if norm <= tol or n_iter == max_iter:
             message = "" if norm <= tol else _out_of_iterations(value, start)
@@ -35,25 +36,36 @@ def gradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
 
 
 def subgradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
-    """Subgradient method, for functions with jumps: steps beta / sqrt(k + 1), the best iterate is kept.
+    """Subgradient method with decreasing steps, for functions with jumps; the best iterate is kept.
 
-    Gradients need not vanish at a minimum here; it has converged when the best value has stayed for 100 steps.
+    Steps are beta / sqrt(k + 1) or, for "auto", as far as the iterates have come from w0 over the root of the sum of
+    all squared gradient norms (Ivgi, Hinder & Carmon 2023, "DoG is SGD's best friend"), which needs no constant of F.
+    Gradients need not vanish at a minimum here: it has converged when 100 steps improve the best value by less than
+    a ten-thousandth.
     """
-    step = _step(F, step_size)
-    w, best, since = w0, None, 0
+    automatic = isinstance(step_size, str)
+    w, start, best, milestone, since, squares, radius = w0, None, np.inf, np.inf, 0, 0.0, 0.0
     for n_iter in range(max_iter + 1):
         value, gradient, _ = F.expand(w)
         norm = np.linalg.norm(gradient)
         callback(w, value, norm)
-        start = value if n_iter == 0 else start
-        _check_descent(F, value, start, step)
-        if best is None or value < best[0]:
-            best, since = (value, w), n_iter
+        start = value if start is None else start
+        _check_descent(F, value, start, step_size)
+        if value < best:
+            best, best_w = value, w
+        if n_iter == 0 or best < milestone - max(tol, STALLED * abs(milestone)):
+            milestone, since = best, n_iter
         success = norm <= tol or n_iter - since >= PATIENCE
         if success or n_iter == max_iter:
-            message = "" if success else "the best value still fell after max_iter steps: raise max_iter"
-            return OptimizeResult(x=best[1], nit=n_iter, success=success, message=message, step_size=step)
-        w = w - step / np.sqrt(n_iter + 1) * gradient
+            message = "" if success else "the best value still falls: raise max_iter"
+            used = None if automatic else step_size
+            return OptimizeResult(x=best_w, nit=n_iter, success=success, message=message, step_size=used)
+        if automatic:
+            radius = norm * _step(F, step_size) if n_iter == 0 else max(radius, np.linalg.norm(w - w0))
+            squares += norm * norm
+            w = w - radius / np.sqrt(squares) * gradient
+        else:
+            w = w - step_size / np.sqrt(n_iter + 1) * gradient
 
 
 def flow(F, w0, *, step_size="auto", tol, max_iter, callback):
@@ -273,7 +285,9 @@ def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
     if exhausted:
         message = f"F cannot be decreased further in floating point, at norm(grad F) = {norm:.1e}: raise tol"
     elif not success:
-        message = f"norm(grad F) is {norm:.1e} after max_iter iterations: raise max_iter, scale the features, or raise tol"
+        message = (
+            f"norm(grad F) is {norm:.1e} after max_iter iterations: raise max_iter, scale the features, or raise tol"
+        )
     return OptimizeResult(x=w, nit=n_iter, success=success, message=message, step_size=None)
 
 
@@ -326,7 +340,7 @@ def _check_descent(F, value, start, step):
     """Stop a descent whose loss explodes."""
     if not np.isfinite(value) or value > 1e3 * max(abs(start), 1.0):
         raise ValueError(
-            f"gradient descent diverges: the loss went from {start:.3g} to {value:.3g} with meta_step_size={step:.3g}; "
+            f"gradient descent diverges: the loss went from {start:.3g} to {value:.3g} with meta_step_size={step}; "
             f"a stable one is {1 / F.smoothness():.3g} (meta_step_size='auto'). Features of very different scales need "
             "small steps: scale them, or lower inner_step_size"
         )

@@ -81,6 +81,23 @@ class LinearTasks(Function):
         scale = np.sqrt(self.S * curvature_bound(self.loss, self.Y).max(axis=2, keepdims=True))
         return _largest_squared_singular_value(scale * self.X) + self.penalty.max()
 
+    def hessian_sum(self, step, power):
+        """As in :class:`QuadraticTasks`, for tasks of fewer rows than parameters: no d x d matrix for each.
+
+        H = diag(penalty) + U U', so every factor and every product is a diagonal plus a matrix L R' of low rank.
+        """
+        X = self.X.toarray() if isinstance(self.X, BlockDiagonal) else self.X
+        U = (np.sqrt(self.S * self.loss(self.Y, np.zeros_like(self.Y))[2]) * X).mT
+        diagonal, L, R = self.penalty * np.ones((len(U), 1, 1)), U, U
+        for _ in range(power):  # (I - H a)(diagonal + L R') = (1 - penalty a) diagonal + ...
+            shrink = 1 - self.penalty * step
+            L, R = (
+                np.concatenate([shrink * L - U @ (U.mT @ (step * L)), -U], axis=2),
+                np.concatenate([R, step * diagonal * U], axis=2),
+            )
+            diagonal = shrink * diagonal
+        return np.diagflat(diagonal.sum(axis=0)) + np.tensordot(L, R, axes=([0, 2], [0, 2]))
+
     def quadratic(self):
         """The same tasks as quadratics: exact if the loss is one."""
         m, d, k = self.shape
@@ -116,6 +133,14 @@ class QuadraticTasks(Function):
 
         HW = hessp(W)
         return np.sum(W * (HW / 2 - self.C), axis=(1, 2)) + self.b, HW - self.C, hessp
+
+    def hessian_sum(self, step, power):
+        """The d x d matrix sum_i (I - H_i a_i)^power H_i, a_i = diag(step_i), H_i with its penalty."""
+        H = self.H + np.diagflat(self.penalty)
+        A = H
+        for _ in range(power):
+            A = A - H @ (step * A)
+        return A.sum(axis=0)
 
     def smoothness(self):
         """Smoothness constants lambda_max(H_i) + max(penalty), of shape (m,)."""
@@ -185,6 +210,10 @@ class BlockDiagonal:
     def __rmul__(self, scale):
         """Scale the rows by `scale` of shape (m, n, 1)."""
         return BlockDiagonal((sparse.diags(scale.ravel()) @ self.matrix).tocsr(), self.shape)
+
+    def toarray(self):
+        """As an ordinary array of shape (m, n, d)."""
+        return np.stack([block.toarray() for block in self.blocks()])
 
     def blocks(self):
         """The m matrices, each of shape (n, d)."""
@@ -262,12 +291,13 @@ class TaskRows:
     def stacks(self, structure):
         """The tasks in stacks of similar sizes: pairs of task numbers and the function that builds the stack."""
         d = self.n_parameters
-        if structure == "one quadratic":
-            return [(tasks, partial(self.quadratic, tasks)) for tasks in self._cut(lambda n: max(n, d) * d)]
-        if sparse.issparse(self.X):
+        build = self.quadratic if structure == "one quadratic" else self.linear
+        if sparse.issparse(self.X) and build == self.linear:
             density = 1 + self.X.nnz // self.X.shape[0]
-            return [(tasks, partial(self.linear, tasks)) for tasks in self._cut(lambda n: n * density + d)]
-        return [(tasks, partial(self.linear, tasks)) for tasks in self._cut(lambda n: n * d)]
+            runs = self._cut(lambda n: n * density + d)
+        else:
+            runs = self._cut(lambda n: n * d)
+        return [(tasks, partial(build, tasks)) for tasks in runs]
 
     def _cut(self, numbers):
         """Task numbers in runs of similar sizes; ``numbers(n)`` is how many a task of n rows adds to a stack."""

@@ -7,6 +7,7 @@ from scipy.optimize import OptimizeResult
 
 from .meta import MAMLLoss, collapse, inner_step, run_parallel
 from .solvers import biphasic, choose_solver
+from .tasks import QuadraticTasks
 
 TRAINING_PARAMETERS = (
     "algorithm",
@@ -77,7 +78,7 @@ def meta_train(
 
 def _stacked(stacks, structure, inner_step_size, n_inner_steps, first_order, n_jobs):
     """f, F and the inner steps, from stacks that are kept."""
-    tasks = run_parallel(n_jobs, [(build,) for _, build in stacks])
+    tasks = list(run_parallel(n_jobs, [(build,) for _, build in stacks]))
     f = MAMLLoss(tasks, structure=structure, n_jobs=n_jobs)
     F = MAMLLoss(
         tasks,
@@ -98,15 +99,21 @@ def _collapsed(stacks, structure, inner_step_size, n_inner_steps, first_order, n
         step = inner_step(tasks, inner_step_size) if n_inner_steps else 0.0
         return step, collapse(tasks, step, 0), collapse(tasks, step, n_inner_steps, first_order)
 
-    steps, f_parts, F_parts = zip(*run_parallel(n_jobs, [(both, build) for _, build in stacks]), strict=True)
+    steps, f, F = [], [], []
+    for step, f_part, F_part in run_parallel(n_jobs, [(both, build) for _, build in stacks]):
+        steps.append(step)
+        f, F = _mean([*f, f_part]), _mean([*F, F_part])
     cost = n_inner_steps + 1, 0 if first_order else n_inner_steps
-    return _mean(f_parts, (1, 0)), _mean(F_parts, cost), steps
+    return (
+        MAMLLoss(f, structure="quadratic"),
+        MAMLLoss(F, structure="quadratic", cost=cost),
+        steps,
+    )
 
 
-def _mean(parts, cost):
+def _mean(parts):
     """One quadratic out of several that each stand for a number of tasks."""
-    whole = type(parts[0]).concatenate(parts).reduce(np.zeros(len(parts), dtype=int))
-    return MAMLLoss([whole], structure="quadratic", cost=cost)
+    return [QuadraticTasks.concatenate(parts).reduce(np.zeros(len(parts), dtype=int))]
 
 
 def in_task_order(stacks, steps):
