@@ -3,30 +3,37 @@
 import copy
 import warnings
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._sklearn import Interval, StrOptions
+from ._validation import check_inner_step_size, check_weight, from_parameters, initial_parameters, to_parameters
 from .exceptions import SingleTaskWarning
 from .groups import encode_groups, find_tasks, merge_tasks
-from .meta import adapt, inner_step, run_parallel
 from .tasks import LARGEST_MATRIX, NUMBERS_PER_STACK, QuadraticTasks, TaskRows
-from .training import TRAINING_PARAMETERS, in_task_order, meta_train
+from .training import TRAINING_PARAMETERS, adapt_all, meta_train
 
+Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
+
+_FLOATS = [np.float64, np.float32]
 _ONE_TASK = (
-    "{}.fit got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
-    "With scikit-learn's metadata routing off, the groups given to cross_validate, GridSearchCV.fit or a Pipeline do not "
-    "reach fit: pass cross_validate(..., params={{'groups': g}}), pipe.fit(X, y, step__groups=g), or enable routing with "
+    "{} got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
+    "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
+    "reach fit: use cross_validate(..., params={{'groups': g}}) or pipe.fit(X, y, step__groups=g), or turn routing on: "
     "sklearn.set_config(enable_metadata_routing=True)."
 )
-_FLOATS = [np.float64, np.float32]
+_NEW_STREAM = (
+    "{}.partial_fit starts anew: fit and adapt keep no statistics of their rows that it could go on from. Meta-train "
+    "by partial_fit alone, or by fit alone."
+)
 
 
 class BiMAMLMixin:
@@ -93,21 +100,21 @@ class BiMAMLMixin:
     def __init__(
         self,
         *,
-        algorithm="bimaml",
-        solver="auto",
-        inner_step_size="auto",
-        n_inner_steps=1,
-        meta_step_size="auto",
-        switch_tol="auto",
-        l2_regularization=0.0,
-        fit_intercept=True,
-        init="zeros",
-        warm_start=False,
-        max_iter=1000,
-        tol=1e-6,
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
+        algorithm: Literal["bimaml", "maml", "fomaml"] = "bimaml",
+        solver: Literal["auto", "exact", "lbfgs", "newton-cg", "gd", "ode"] = "auto",
+        inner_step_size: Literal["auto"] | float | ArrayLike = "auto",
+        n_inner_steps: int = 1,
+        meta_step_size: Literal["auto"] | float = "auto",
+        switch_tol: Literal["auto"] | float = "auto",
+        l2_regularization: float = 0.0,
+        fit_intercept: bool = True,
+        init: Literal["zeros", "normal"] | ArrayLike = "zeros",
+        warm_start: bool = False,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
     ):
         self.algorithm = algorithm
         self.solver = solver
@@ -136,7 +143,9 @@ class BiMAMLMixin:
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X, y, groups=None, sample_weight=None):
+    def fit(
+        self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn an initialisation from which few rows of a new task suffice.
 
         Minimises F(w) = mean_i f_i(w - a grad f_i(w)), equation (1.1) of Xu, Chen & Karbasi (2021), where f_i is the
@@ -172,27 +181,24 @@ class BiMAMLMixin:
             If norm(grad F) <= tol was not reached; it says what to change.
         """
         self._validate_params()
-        if groups is None:
-            warnings.warn(_ONE_TASK.format(type(self).__name__), SingleTaskWarning, stacklevel=2)
+        _warn_of_one_task(self, groups)
         new = self._without_fit()
         X, y, weight, codes, _ = new._check_rows(X, y, groups, sample_weight, reset=True)
         new._learn_target(y)
-        new.l2_regularization_ = new._l2(weight.sum() / (codes.max() + 1))
         rows = new._task_rows(X, y, weight, codes)
-        w0 = self._warm_start(rows) if self.warm_start and hasattr(self, "coef_") else self._start(rows)
         structure = self.task_structure
         if structure == "quadratic" and rows.n_parameters <= LARGEST_MATRIX:
             structure = "one quadratic"
-        result = meta_train(
-            rows.stacks(structure), w0, structure=structure, **self._training_parameters(rows.n_parameters)
-        )
-        if not result.success:
-            warnings.warn(f"Meta-training did not converge: {result.message}.", ConvergenceWarning, stacklevel=2)
+        w0 = self._warm_parameters(new, rows) if self.warm_start and hasattr(self, "coef_") else self._start(rows)
+        result = new._meta_train(rows.stacks(structure), w0, structure)
+        _warn_unless_converged(result)
         new._set_fit(result, X, y)
         self.__dict__ = new.__dict__
         return self
 
-    def partial_fit(self, X, y, groups=None, sample_weight=None):
+    def partial_fit(
+        self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Meta-train on one more batch of rows.
 
         With the squared loss the result is that of `fit` on all rows so far, to rounding, in whatever chunks and order
@@ -213,80 +219,72 @@ class BiMAMLMixin:
         Raises
         ------
         ValueError
-            As :meth:`fit`, and for squared loss if the estimator was fitted by `fit` or `adapt`, which keep no
-            statistics to go on from.
+            As :meth:`fit`.
+
+        Warns
+        -----
+        SingleTaskWarning
+            If `groups` is None.
+        UserWarning
+            With the squared loss, if the estimator was fitted by `fit` or `adapt`: they keep no statistics to go on
+            from, so that a new stream starts.
         """
+        _warn_of_one_task(self, groups)
         return self._partial_fit(X, y, groups, sample_weight)
 
     def _partial_fit(self, X, y, groups, sample_weight, classes=None):
         self._validate_params()
-        if groups is None:
-            warnings.warn(_ONE_TASK.format(type(self).__name__), SingleTaskWarning, stacklevel=3)
-        quadratic = self.task_structure == "quadratic"
-        first = not hasattr(self, "_stream") if quadratic else not hasattr(self, "coef_")
+        if self.task_structure == "quadratic":
+            first, meta_train_on = not hasattr(self, "_stream"), BiMAMLMixin._add_statistics
+        else:
+            first, meta_train_on = not hasattr(self, "coef_"), BiMAMLMixin._descend_once
         if first and hasattr(self, "coef_"):
-            warnings.warn(
-                f"partial_fit starts anew: {type(self).__name__}.fit and adapt keep no statistics of their rows that "
-                "partial_fit could go on from. Meta-train by partial_fit alone, or by fit alone.",
-                UserWarning,
-                stacklevel=3,
-            )
+            warnings.warn(_NEW_STREAM.format(type(self).__name__), UserWarning, stacklevel=3)
         new = self._without_fit() if first else copy.copy(self)
         X, y, weight, codes, tasks = new._check_rows(X, y, groups, sample_weight, reset=first)
         if first:
             new._learn_target(y if classes is None else classes)
-        new.l2_regularization_ = new._l2(weight.sum() / (codes.max() + 1))
-        rows = new._task_rows(X, y, weight, codes)
-        if quadratic:
-            result = new._add_statistics(rows, tasks)
-        else:
-            result = new._descend_once(rows)
+        result = meta_train_on(new, new._task_rows(X, y, weight, codes), tasks)
         new._set_fit(result, X, y)
         self.__dict__ = new.__dict__
         return self
 
     def _add_statistics(self, rows, tasks):
-        """Merge the batch's statistics with those before and solve anew."""
+        """Merge the statistics of these rows with those before, and solve anew."""
         if rows.n_parameters > LARGEST_MATRIX:
             raise ValueError(
                 f"partial_fit keeps d x d numbers for each task, too many for {rows.n_parameters} parameters: use fit"
             )
         statistics = rows.all_statistics()
-        if not hasattr(self, "_stream"):
+        former, former_tasks, w0 = getattr(self, "_stream", (None, None, None))
+        if former is None:
             w0 = self._start(rows)
+        elif (tasks is None) != (former_tasks is None):
+            raise ValueError("groups must be given to every call of partial_fit, or to none")
         else:
-            former, former_tasks, w0 = self._stream
-            if (tasks is None) != (former_tasks is None):
-                raise ValueError("groups must be given to every call of partial_fit, or to none")
-            key = np.zeros(2, dtype=int)
+            key = [0, 0]
             if tasks is not None:
                 key, tasks = merge_tasks(tasks, former_tasks)
             statistics = QuadraticTasks.concatenate([statistics, former]).reduce(key)
         self._stream = statistics, tasks, w0
-        result = meta_train(
-            statistics.stacks(), w0, structure="one quadratic", **self._training_parameters(rows.n_parameters)
-        )
-        if not result.success:
-            warnings.warn(f"Meta-training did not converge: {result.message}.", ConvergenceWarning, stacklevel=4)
+        result = self._meta_train(statistics.stacks(), w0, "one quadratic")
+        _warn_unless_converged(result, stacklevel=5)
         return result
 
-    def _descend_once(self, rows):
-        """One step of gradient descent on the batch: on f until its gradient was small once, then on F."""
+    def _descend_once(self, rows, _tasks):
+        """One step of gradient descent on these rows: on f until its gradient was small once, then on F."""
         phase, switch_tol = getattr(self, "_stream", (1, self.switch_tol))
-        parameters = self._training_parameters(rows.n_parameters) | {
-            "solver": "gd",
-            "max_iter": 1,
-            "switch_tol": switch_tol,
-        }
+        once = {"solver": "gd", "max_iter": 1, "switch_tol": switch_tol}
         if self.algorithm == "bimaml" and phase == 2:
-            parameters["algorithm"] = "maml"
-        w0 = self._warm_start(rows) if hasattr(self, "coef_") else self._start(rows)
-        structure = self.task_structure
-        result = meta_train(rows.stacks(structure), w0, structure=structure, **parameters)
+            once["algorithm"] = "maml"
+        w0 = self._parameters() if hasattr(self, "coef_") else self._start(rows)
+        result = self._meta_train(rows.stacks(self.task_structure), w0, self.task_structure, **once)
         self._stream = result.history["phase"][-1], result.switch_tol
         return result
 
-    def adapt(self, X, y, groups=None, sample_weight=None):
+    def adapt(
+        self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Adapt to a new task from a few of its rows: w <- w - a grad f_support(w), `n_inner_steps` times.
 
         Parameters
@@ -324,64 +322,31 @@ class BiMAMLMixin:
         self._validate_params()
         X, y, weight, codes, tasks = self._check_rows(X, y, groups, sample_weight, reset=False)
         rows = self._task_rows(X, y, weight, codes)
+        step_size = check_inner_step_size(self.inner_step_size, rows.n_parameters)
+        W, steps, safe = adapt_all(
+            rows.stacks(self.task_structure), self._starts(rows, tasks), step_size, self.n_inner_steps, self.n_jobs
+        )
+        if self.task_structure != "subdifferentiable":
+            _warn_of_overshooting(step_size, safe)
         new = copy.copy(self)
-        vars(new).pop("_stream", None)
-        starts = self._starts_of(tasks, rows.shape)
-        W, new.inner_step_size_ = self._adapt_rows(rows, starts)
+        for name in ("_stream", "tasks_", "task_coef_", "task_intercept_"):
+            vars(new).pop(name, None)
+        new.inner_step_size_ = steps
+        public = {"dtype": self.coef_.dtype, "one_output": self.coef_.ndim == 1, "fit_intercept": self.fit_intercept}
         if tasks is None:
-            for name in ("tasks_", "task_coef_", "task_intercept_"):
-                vars(new).pop(name, None)
-            new.coef_, new.intercept_ = self._from_parameters(W[0], self.coef_.ndim == 1, self.coef_.dtype)
+            new.coef_, new.intercept_ = from_parameters(W[0], **public)
             return new
-        if hasattr(self, "tasks_"):  # keep the tasks adapted to before; this adaptation wins
-            key, tasks = merge_tasks(tasks, self.tasks_)
-            former, latest = self._to_parameters(self.task_coef_, self.task_intercept_), W
-            W = np.empty((len(tasks), *latest.shape[1:]))
-            W[key[len(latest) :]] = former
-            W[key[: len(latest)]] = latest
+        if hasattr(self, "tasks_"):  # tasks adapted to before stay; those adapted again have moved
+            key, tasks = merge_tasks(self.tasks_, tasks)
+            former = self._parameters(self.task_coef_, self.task_intercept_)
+            merged = np.empty((len(tasks), *W.shape[1:]))
+            merged[key] = np.concatenate([former, W])
+            W = merged
         new.tasks_ = tasks
-        new.task_coef_, new.task_intercept_ = self._from_parameters(W, self.coef_.ndim == 1, self.coef_.dtype)
+        new.task_coef_, new.task_intercept_ = from_parameters(W, **public)
         return new
 
-    def _starts_of(self, tasks, shape):
-        """Where each of the tasks stands, (m, d, k)."""
-        starts = np.broadcast_to(self._to_parameters(self.coef_, self.intercept_), shape)
-        if tasks is not None and hasattr(self, "tasks_"):
-            position = find_tasks(tasks, len(tasks), self.tasks_)
-            starts = starts.copy()
-            starts[position >= 0] = self._to_parameters(self.task_coef_, self.task_intercept_)[position[position >= 0]]
-        return starts
-
-    def _adapt_rows(self, rows, starts):
-        """Adapted parameters of all tasks, (m, d, k), and the step sizes used."""
-        step_size = self._inner_step_size(rows.n_parameters)
-        W = np.empty(rows.shape)
-        safe = np.full(rows.shape[0], np.inf)
-
-        def adapt_stack(numbers, build):
-            tasks = build()
-            step = inner_step(tasks, step_size)
-            W[numbers] = adapt(tasks, starts[numbers], step, self.n_inner_steps)[0]
-            if not isinstance(step_size, str) and np.ndim(step_size) == 0:
-                with np.errstate(divide="ignore"):
-                    safe[numbers] = 1 / tasks.smoothness()
-            return step
-
-        stacks = rows.stacks(self.task_structure)
-        steps = list(run_parallel(self.n_jobs, [(adapt_stack, *stack) for stack in stacks]))
-        if not np.all(np.isfinite(W)):
-            raise ValueError("adaptation overflows: inner_step_size is far too large for this support, use 'auto'")
-        too_far = 0.0 if isinstance(step_size, str) or np.ndim(step_size) else step_size > 2 * safe
-        if np.any(too_far) and self.task_structure != "subdifferentiable":
-            warnings.warn(
-                f"inner_step_size={step_size:.3g} overshoots on the support of {np.sum(too_far)} task(s): their loss is "
-                f"too curved for it, and more steps lead away. Use at most {np.min(safe):.3g}, or 'auto'.",
-                UserWarning,
-                stacklevel=3,
-            )
-        return W, in_task_order(stacks, steps)
-
-    def predict(self, X, groups=None):
+    def predict(self, X: Matrix, groups: ArrayLike | None = None) -> np.ndarray:
         """Predict.
 
         Parameters
@@ -400,7 +365,9 @@ class BiMAMLMixin:
         """
         return self._linear_predictor(X, groups)
 
-    def score(self, X, y, groups=None, sample_weight=None):
+    def score(
+        self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> float:
         """R^2 of `predict` for regressors, accuracy for classifiers.
 
         Parameters
@@ -423,20 +390,18 @@ class BiMAMLMixin:
         return metric(y, self.predict(X, groups), sample_weight=sample_weight)
 
     def _linear_predictor(self, X, groups):
-        """x'coef + intercept, with the parameters of each row's task."""
+        """Evaluate z = x'coef + intercept with the parameters of each row's task."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=_FLOATS, reset=False)
         Z = X @ np.atleast_2d(self.coef_).T + self.intercept_
-        if groups is not None and hasattr(self, "tasks_"):
-            position = find_tasks(groups, X.shape[0], self.tasks_)
-            coef = self.task_coef_.reshape(len(self.tasks_), -1, X.shape[1])
-            intercept = self.task_intercept_.reshape(len(self.tasks_), -1)
+        if groups is not None:
+            tasks = getattr(self, "tasks_", np.array([]))
+            position = find_tasks(groups, X.shape[0], tasks)
             known = np.flatnonzero(position >= 0)
-            for rows in np.array_split(known, 1 + coef[0].size * len(known) // NUMBERS_PER_STACK):
+            for rows in np.array_split(known, 1 + self.coef_.size * len(known) // NUMBERS_PER_STACK):
                 task = position[rows]
-                Z[rows] = _row_products(X[rows], coef[task]) + intercept[task]
-        elif groups is not None:
-            encode_groups(groups, X.shape[0])
+                coef = self.task_coef_[task].reshape(len(rows), -1, X.shape[1])
+                Z[rows] = _row_products(X[rows], coef) + self.task_intercept_[task].reshape(len(rows), -1)
         return Z[:, 0] if self.coef_.ndim == 1 else Z
 
     def _without_fit(self):
@@ -448,16 +413,12 @@ class BiMAMLMixin:
         return new
 
     def _check_rows(self, X, y, groups, sample_weight, *, reset):
-        """Validate; leave out rows of weight zero. Returns X, y, weights, each row's task number, the task ids."""
+        """Validate, and leave out rows of weight zero: X, y, weights, each row's task number, the task ids."""
         X, y = self._validate_xy(X, y, reset)
-        n_rows = X.shape[0]
+        codes, tasks = np.zeros(X.shape[0], dtype=np.intp), None
         if groups is not None:
-            codes, tasks = encode_groups(groups, n_rows)
-        else:
-            codes, tasks = np.zeros(n_rows, dtype=np.intp), None
-        if sample_weight is None:
-            return X, y, np.ones(n_rows), codes, tasks
-        weight = _check_weight(sample_weight, n_rows)
+            codes, tasks = encode_groups(groups, X.shape[0])
+        weight = check_weight(sample_weight, X.shape[0])
         kept = weight > 0
         if not np.all(kept):
             X, y, weight = X[kept], y[kept], weight[kept]
@@ -466,96 +427,78 @@ class BiMAMLMixin:
         return X, y, weight, codes, tasks
 
     def _validate_xy(self, X, y, reset):
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=_FLOATS, multi_output=True, y_numeric=True, reset=reset
-        )
         if sparse.issparse(y):
             raise TypeError("y must be a dense array, got a sparse matrix: use y.toarray()")
-        return X, y
+        return validate_data(
+            self, X, y, accept_sparse="csr", dtype=_FLOATS, multi_output=True, y_numeric=True, reset=reset
+        )
 
     def _learn_target(self, y):
-        """Remember what is to be known of y; nothing for regressors."""
+        """Remember what has to be known of y: nothing, for regressors."""
 
     def _encode_target(self, y):
-        """y as numbers of shape (n_rows, n_outputs)."""
+        """Targets as numbers of shape (n_rows, n_outputs)."""
         return np.asarray(y, dtype=np.float64).reshape(len(y), -1)
 
     def _l2(self, mean_task_weight):
+        """Penalty of a task's loss, given the mean total weight of a task."""
         return float(self.l2_regularization)
 
     def _task_rows(self, X, y, weight, codes):
+        """The validated rows, by task. What `fit` decided, the penalty and the number of outputs, holds in `adapt`."""
         Y = self._encode_target(y)
         if hasattr(self, "coef_") and Y.shape[1] != len(np.atleast_2d(self.coef_)):
             raise ValueError(f"y has {Y.shape[1]} output(s), but {len(np.atleast_2d(self.coef_))} in fit")
-        return TaskRows(X, Y, weight, codes, self.task_loss, self.l2_regularization_, self.fit_intercept)
+        l2 = getattr(self, "l2_regularization_", None)
+        if l2 is None:
+            l2 = self.l2_regularization_ = self._l2(weight.sum() / (codes.max() + 1))
+        return TaskRows(X, Y, weight, codes, self.task_loss, l2, self.fit_intercept)
 
     def _start(self, rows):
-        """Initial parameters, (d, k), from `init`."""
-        _, d, k = rows.shape
-        if isinstance(self.init, str):
-            if self.init == "zeros":
-                return np.zeros((d, k))
-            return check_random_state(self.random_state).standard_normal((k, d)).T
-        init = check_array(self.init, ensure_2d=False, dtype=np.float64, input_name="init")
-        if init.shape != (k, d) and (k > 1 or init.shape != (d,)):
-            raise ValueError(
-                f"init must hold {d} parameters (coefficients, then intercept if there is one) for each of {k} output(s), "
-                f"got shape {init.shape}"
-            )
-        return init.reshape(k, d).T
+        """Where `init` says to start, (d, k)."""
+        return initial_parameters(self.init, self.random_state, *rows.shape[1:])
 
-    def _warm_start(self, rows):
-        """Initial parameters, (d, k): the last ones."""
-        start = self._to_parameters(self.coef_, self.intercept_)
-        if start.shape != rows.shape[1:]:
+    def _warm_parameters(self, new, rows):
+        """Where the last fit ended, (d, k)."""
+        if self._parameters().shape != rows.shape[1:] or not np.array_equal(
+            getattr(self, "classes_", None), getattr(new, "classes_", None)
+        ):
             raise ValueError(
-                f"warm_start: the former fit has parameters of shape {start.shape}, this one needs {rows.shape[1:]}; "
-                "set warm_start=False or fit a clone"
+                "warm_start=True needs the features, outputs and classes of the former fit: set warm_start=False, or "
+                "fit a clone"
             )
-        return start
+        return self._parameters()
 
-    def _inner_step_size(self, n_parameters):
-        if isinstance(self.inner_step_size, str) or np.isscalar(self.inner_step_size):
-            return self.inner_step_size
-        step = check_array(self.inner_step_size, ensure_2d=False, dtype=np.float64, input_name="inner_step_size")
-        check_non_negative(step, "inner_step_size")
-        if step.shape != (n_parameters,):
-            raise ValueError(
-                f"inner_step_size must be a number, 'auto' or one number for each of {n_parameters} parameters "
-                f"(coefficients, then intercept if there is one), got shape {step.shape}"
-            )
-        return step
+    def _parameters(self, coef=None, intercept=None):
+        """Parameters, (..., d, k), of the initialisation or of these coefficients and intercepts."""
+        if coef is None:
+            coef, intercept = self.coef_, self.intercept_
+        return to_parameters(coef, intercept, one_output=self.coef_.ndim == 1, fit_intercept=self.fit_intercept)
 
-    def _training_parameters(self, n_parameters):
-        parameters = {name: getattr(self, name) for name in TRAINING_PARAMETERS}
-        return parameters | {"inner_step_size": self._inner_step_size(n_parameters)}
+    def _starts(self, rows, tasks):
+        """Where each task stands before it is adapted, (m, d, k)."""
+        starts = np.broadcast_to(self._parameters(), rows.shape)
+        if tasks is not None and hasattr(self, "tasks_"):
+            position = find_tasks(tasks, len(tasks), self.tasks_)
+            starts = starts.copy()
+            starts[position >= 0] = self._parameters(self.task_coef_, self.task_intercept_)[position[position >= 0]]
+        return starts
+
+    def _meta_train(self, stacks, w0, structure, **changes):
+        parameters = {name: getattr(self, name) for name in TRAINING_PARAMETERS} | changes
+        parameters["inner_step_size"] = check_inner_step_size(self.inner_step_size, len(w0))
+        return meta_train(stacks, w0, structure=structure, **parameters)
 
     def _set_fit(self, result, X, y):
         one_output = y.ndim == 1 and not is_classifier(self)
-        self.coef_, self.intercept_ = self._from_parameters(result.x, one_output, X.dtype)
+        self.coef_, self.intercept_ = from_parameters(
+            result.x, X.dtype, one_output=one_output, fit_intercept=self.fit_intercept
+        )
         self.inner_step_size_ = result.inner_step_size
         self.meta_step_size_ = result.step_size
         self.switch_tol_ = result.switch_tol
         self.n_iter_ = int(np.ceil(result.nit))
         self.history_ = result.history
-
-    def _from_parameters(self, W, one_output, dtype):
-        """Coefficients and intercepts in their public shapes, out of parameters of shape (..., d, k)."""
-        parameters = np.swapaxes(W, -1, -2).astype(dtype)
-        if one_output:
-            parameters = parameters[..., 0, :]
-        if not self.fit_intercept:
-            return parameters, np.zeros(parameters.shape[:-1], dtype)[()]
-        return np.ascontiguousarray(parameters[..., :-1]), parameters[..., -1].copy()[()]
-
-    def _to_parameters(self, coef, intercept):
-        """Parameters of shape (..., d, k), out of coefficients and intercepts in their public shapes."""
-        parameters = np.asarray(coef, dtype=np.float64)
-        if self.fit_intercept:
-            parameters = np.concatenate([parameters, np.asarray(intercept)[..., None]], axis=-1)
-        if self.coef_.ndim == 1:
-            parameters = parameters[..., None, :]
-        return np.swapaxes(parameters, -1, -2)
 
 
 class BiMAMLClassifierMixin(BiMAMLMixin):
@@ -592,7 +535,14 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
         tags.target_tags.multi_output = False
         return tags
 
-    def partial_fit(self, X, y, groups=None, sample_weight=None, classes=None):
+    def partial_fit(
+        self,
+        X: Matrix,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
         """Meta-train on one more batch of rows: one step of gradient descent, see :meth:`BiMAMLMixin.partial_fit`.
 
         Parameters
@@ -609,9 +559,10 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
         """
         if classes is None and not hasattr(self, "classes_"):
             raise ValueError("classes must be passed on the first call to partial_fit")
+        _warn_of_one_task(self, groups)
         return self._partial_fit(X, y, groups, sample_weight, classes)
 
-    def decision_function(self, X, groups=None):
+    def decision_function(self, X: Matrix, groups: ArrayLike | None = None) -> np.ndarray:
         """Decision values x'coef + intercept.
 
         Parameters
@@ -629,7 +580,7 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
         Z = self._linear_predictor(X, groups)
         return Z[:, 0] if Z.shape[1] == 1 else Z
 
-    def predict(self, X, groups=None):
+    def predict(self, X: Matrix, groups: ArrayLike | None = None) -> np.ndarray:
         """Predict labels.
 
         Parameters
@@ -671,17 +622,26 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
         return np.where(y[:, None] == labels, 1.0, -1.0)
 
 
-def _check_weight(sample_weight, n_rows):
-    """Row weights as an array; zeros mean absent rows."""
-    if np.isscalar(sample_weight):
-        sample_weight = np.full(n_rows, sample_weight)
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-    if weight.shape != (n_rows,):
-        raise ValueError(f"sample_weight must hold one weight for each of {n_rows} rows, got shape {weight.shape}")
-    check_non_negative(weight, "sample_weight")
-    if not np.any(weight):
-        raise ValueError("all weights in sample_weight are zero: no row is left")
-    return weight
+def _warn_of_one_task(estimator, groups):
+    if groups is None:
+        warnings.warn(_ONE_TASK.format(type(estimator).__name__), SingleTaskWarning, stacklevel=3)
+
+
+def _warn_unless_converged(result, stacklevel=3):
+    if not result.success:
+        warnings.warn(f"Meta-training did not converge: {result.message}.", ConvergenceWarning, stacklevel=stacklevel)
+
+
+def _warn_of_overshooting(step_size, safe):
+    """Warn if a number as step size is too long for the curvature of some tasks' support."""
+    if isinstance(step_size, str) or np.ndim(step_size) or not np.any(step_size > 2 * safe):
+        return
+    warnings.warn(
+        f"inner_step_size={step_size:.3g} overshoots on the support of {np.sum(step_size > 2 * safe)} task(s): their "
+        f"loss is too curved for it, so that the step increases it. Use at most {np.min(safe):.3g}, or 'auto'.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _row_products(X, coef):

@@ -138,8 +138,8 @@ class MAMLLoss(Function):
 def collapse(tasks, step, n_steps, first_order=False):
     """Mean F_i of a stack of quadratic tasks, as ONE quadratic task of weight m.
 
-    Adaptation is then an affine map, so F is a quadratic: with matrix mean H_i (I - alpha H_i)^2K, or ^K if first order,
-    and right-hand side -grad F(0).
+    Adaptation is then an affine map, so F is a quadratic: its matrix is mean H_i (I - alpha H_i)^2K (or ^K if first
+    order), its right-hand side -grad F(0).
     """
     m, d, k = tasks.shape
     value, gradient, _ = maml(tasks, np.zeros((d, k)), step, n_steps, first_order)

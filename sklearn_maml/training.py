@@ -1,11 +1,11 @@
-"""Meta-training: from stacks of tasks to the initialisation, by any algorithm with any solver, with its history."""
+"""Meta-training and adaptation of whole tables: from stacks of tasks to parameters, and the history of training."""
 
 from functools import partial
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from .meta import MAMLLoss, collapse, inner_step, run_parallel
+from .meta import MAMLLoss, adapt, collapse, inner_step, run_parallel
 from .solvers import biphasic, choose_solver
 from .tasks import QuadraticTasks
 
@@ -74,6 +74,30 @@ def meta_train(
     return OptimizeResult(
         result, history=trace.history(), inner_step_size=in_task_order(stacks, steps), switch_tol=switch_tol
     )
+
+
+def adapt_all(stacks, starts, step_size, n_steps, n_jobs):
+    """Adapt every task of the stacks from its own start.
+
+    Returns the adapted parameters, of shape (m, d, k), the step sizes used, and for each task the longest step size
+    that does not overshoot, 1 / L_i (computed where it is needed: if `step_size` is a number).
+    """
+    W = np.empty(starts.shape)
+    safe = np.full(len(starts), np.inf)
+
+    def adapt_stack(numbers, build):
+        tasks = build()
+        step = inner_step(tasks, step_size)
+        W[numbers], _ = adapt(tasks, starts[numbers], step, n_steps)
+        if not isinstance(step_size, str) and np.ndim(step_size) == 0:
+            L = tasks.smoothness()
+            safe[numbers] = np.divide(1, L, out=np.full_like(L, np.inf), where=L > 0)
+        return step
+
+    steps = list(run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks]))
+    if not np.all(np.isfinite(W)):
+        raise ValueError("adaptation overflows: inner_step_size is far too large for these rows, use 'auto'")
+    return W, in_task_order(stacks, steps), safe
 
 
 def _stacked(stacks, structure, inner_step_size, n_inner_steps, first_order, n_jobs):

@@ -1,0 +1,65 @@
+"""Checks of arguments, and the two shapes of parameters: (d, k) inside, coef_ and intercept_ outside."""
+
+import numpy as np
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_non_negative
+
+
+def check_weight(sample_weight, n_rows):
+    """Row weights as an array of shape (n_rows,); None is ones."""
+    if sample_weight is None or np.isscalar(sample_weight):
+        sample_weight = np.full(n_rows, 1.0 if sample_weight is None else sample_weight)
+    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if weight.shape != (n_rows,):
+        raise ValueError(f"sample_weight must hold one weight for each of {n_rows} rows, got shape {weight.shape}")
+    check_non_negative(weight, "sample_weight")
+    if not np.any(weight):
+        raise ValueError("all weights in sample_weight are zero: no row is left")
+    return weight
+
+
+def check_inner_step_size(step_size, n_parameters):
+    """The inner step size as "auto", a number, or an array of shape (n_parameters,)."""
+    if isinstance(step_size, str) or np.isscalar(step_size):
+        return step_size
+    steps = check_array(step_size, ensure_2d=False, dtype=np.float64, input_name="inner_step_size")
+    check_non_negative(steps, "inner_step_size")
+    if steps.shape != (n_parameters,):
+        raise ValueError(
+            f"inner_step_size must be a number, 'auto' or one number for each of {n_parameters} parameters "
+            f"(coefficients, then the intercept if there is one), got shape {steps.shape}"
+        )
+    return steps
+
+
+def initial_parameters(init, random_state, d, k):
+    """The parameters, of shape (d, k), that `init` stands for."""
+    if isinstance(init, str):
+        return np.zeros((d, k)) if init == "zeros" else check_random_state(random_state).standard_normal((k, d)).T
+    parameters = check_array(init, ensure_2d=False, dtype=np.float64, input_name="init")
+    if parameters.shape != (k, d) and (k > 1 or parameters.shape != (d,)):
+        raise ValueError(
+            f"init must hold {d} parameters (coefficients, then the intercept if there is one) for each of {k} "
+            f"output(s), got shape {parameters.shape}"
+        )
+    return parameters.reshape(k, d).T
+
+
+def to_parameters(coef, intercept, *, one_output, fit_intercept):
+    """Parameters (..., d, k) out of coefficients and intercepts in their public shapes."""
+    parameters = np.asarray(coef, dtype=np.float64)
+    if fit_intercept:
+        parameters = np.concatenate([parameters, np.asarray(intercept)[..., None]], axis=-1)
+    if one_output:
+        parameters = parameters[..., None, :]
+    return np.swapaxes(parameters, -1, -2)
+
+
+def from_parameters(W, dtype, *, one_output, fit_intercept):
+    """Coefficients and intercepts in their public shapes out of parameters (..., d, k)."""
+    parameters = np.swapaxes(W, -1, -2).astype(dtype)
+    if one_output:
+        parameters = parameters[..., 0, :]
+    if not fit_intercept:
+        return parameters, np.zeros(parameters.shape[:-1], dtype)[()]
+    return np.ascontiguousarray(parameters[..., :-1]), parameters[..., -1].copy()[()]
