@@ -395,10 +395,12 @@ class BiMAMLMixin:
         X = validate_data(self, X, accept_sparse="csr", dtype=_FLOATS, reset=False)
         Z = X @ np.atleast_2d(self.coef_).T + self.intercept_
         if groups is not None:
-            tasks = getattr(self, "tasks_", np.array([]))
+            tasks = getattr(self, "tasks_", np.array([], dtype=object))
             position = find_tasks(groups, X.shape[0], tasks)
             known = np.flatnonzero(position >= 0)
-            for rows in np.array_split(known, 1 + self.coef_.size * len(known) // NUMBERS_PER_STACK):
+            chunk = max(1, NUMBERS_PER_STACK // self.coef_.size)
+            for start in range(0, len(known), chunk):
+                rows = known[start : start + chunk]
                 task = position[rows]
                 coef = self.task_coef_[task].reshape(len(rows), -1, X.shape[1])
                 Z[rows] = _row_products(X[rows], coef) + self.task_intercept_[task].reshape(len(rows), -1)
@@ -557,6 +559,7 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
         self : object
             The estimator.
         """
+        self._validate_params()
         if classes is None and not hasattr(self, "classes_"):
             raise ValueError("classes must be passed on the first call to partial_fit")
         _warn_of_one_task(self, groups)

@@ -1,5 +1,7 @@
 """Task ids: from whatever the column `groups` holds to the numbers 0, ..., m - 1."""
 
+from datetime import date
+
 import numpy as np
 
 
@@ -34,14 +36,12 @@ def encode_groups(groups, n_rows):
             f"groups must hold one task id for each of the {n_rows} rows, got {type(groups).__name__} of shape "
             f"{ids.shape}"
         )
-    if ids.dtype.kind == "M":
-        ids = ids.astype("datetime64[ns]")
     if ids.dtype.kind in "OT":
         return _encode_objects(ids)
     tasks, codes = np.unique(ids, return_inverse=True)
     if ids.dtype.kind in "fcMm" and np.any(tasks != tasks):
         _raise_missing(np.flatnonzero(ids != ids))
-    return codes, tasks
+    return codes, _in_common_unit(tasks)
 
 
 def _encode_objects(ids):
@@ -57,6 +57,8 @@ def _encode_objects(ids):
     tasks = list(number)
     if len({type(i) for i in tasks}) == 1 and isinstance(tasks[0], str | int | float):
         tasks = np.array(tasks)
+    elif all(isinstance(i, date) and getattr(i, "tzinfo", None) is None for i in tasks):
+        tasks = _in_common_unit(np.array(tasks, dtype="datetime64"))
     else:
         tasks = np.fromiter(tasks, dtype=object, count=len(tasks))
     try:
@@ -66,6 +68,13 @@ def _encode_objects(ids):
     rank = np.empty(len(order), dtype=np.intp)
     rank[order] = np.arange(len(order))
     return rank[codes], tasks[order]
+
+
+def _in_common_unit(tasks):
+    """Dates in microseconds, so that the same day is the same task in whatever type it came."""
+    if tasks.dtype.kind == "M" and np.all(tasks.astype("datetime64[us]") == tasks):
+        return tasks.astype("datetime64[us]")
+    return tasks
 
 
 def _is_missing(i):
@@ -105,7 +114,7 @@ def find_tasks(groups, n_rows, tasks):
     codes, ids = encode_groups(groups, n_rows)
     position = {task: i for i, task in enumerate(tasks.tolist())}
     found = np.array([position.get(i, -1) for i in ids.tolist()], dtype=np.intp)
-    kinds = {"text" if array.dtype.kind == "U" else "other" for array in (ids, tasks) if array.dtype.kind != "O"}
+    kinds = {{"U": "text", "M": "date"}.get(a.dtype.kind, "number") for a in (ids, tasks) if a.dtype.kind != "O"}
     if len(kinds) == 2 and np.all(found < 0):
         raise ValueError(f"groups holds ids of type {ids.dtype}, but the tasks known here are of type {tasks.dtype}")
     return found[codes]

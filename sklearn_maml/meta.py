@@ -4,6 +4,8 @@ The two functions `adapt` and `maml` are equations (1.1) and (3.1) of Xu, Chen &
 tasks at once.
 """
 
+from functools import cached_property
+
 import numpy as np
 from joblib import Parallel, delayed
 
@@ -73,7 +75,8 @@ class MAMLLoss(Function):
     step_size : float, ndarray of shape (d,) or "auto"
         Inner step size alpha, see :func:`inner_step`.
     first_order : bool
-        Leave out the Hessian correction A_i (first-order MAML).
+        Leave out the Hessian correction A_i (first-order MAML). What remains is no gradient, unless the tasks are
+        quadratic: then the value is that of the quadratic whose gradient it is.
     structure : {"quadratic", "smooth", "differentiable", "subdifferentiable"}
         What a solver may assume of the tasks.
     n_jobs : int or None
@@ -99,16 +102,24 @@ class MAMLLoss(Function):
         """Whether F is a single quadratic with its matrix at hand: see :func:`collapse`."""
         return self.structure == "quadratic" and self.n_tasks == 1 and isinstance(self.stacks[0][0], QuadraticTasks)
 
-    def _expand(self, w):
+    def _mean(self, w):
+        """Value, gradient and the stacks' Hessian products; overflow is left to whoever looks at the value."""
         calls = [(maml, tasks, w, step, self.n_steps, self.first_order) for tasks, step in self.stacks]
-        parts = list(run_parallel(self.n_jobs, calls))
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = list(run_parallel(self.n_jobs, calls))
+            value, gradient = (sum(part[i] for part in parts) / self.n_tasks for i in (0, 1))
+        return value, gradient, [part[2] for part in parts]
+
+    def _expand(self, w):
         self.n_gradients += self.cost[0]
         self.n_hessp += self.cost[1]
-        value, gradient = (sum(part[i] for part in parts) / self.n_tasks for i in (0, 1))
-        return value, gradient, [part[2] for part in parts]
+        return self._mean(w)
 
     def expand(self, w):
         value, gradient, products = self._expand(w)
+        if self.first_order and self.n_steps and self.structure == "quadratic":
+            # the direction of first-order MAML is then the gradient of this quadratic, which is not F
+            value = self._origin[0] + np.sum((gradient + self._origin[1]) * w) / 2
 
         def exact(v):
             self.n_hessp += sum(self.cost)
@@ -120,6 +131,11 @@ class MAMLLoss(Function):
             return (self._expand(w + h * v)[1] - self._expand(w - h * v)[1]) / (2 * h)
 
         return value, gradient, exact if self.structure == "quadratic" or self.n_steps == 0 else differences
+
+    @cached_property
+    def _origin(self):
+        d, k = self.stacks[0][0].shape[1:]
+        return self._mean(np.zeros((d, k)))
 
     def smoothness(self):
         """Bound L of the curvature of f or, where adaptation does not overshoot, of F: mean L_i max(1, |1 - aL_i|)^2K.
@@ -144,9 +160,9 @@ def collapse(tasks, step, n_steps, first_order=False):
     m, d, k = tasks.shape
     value, gradient, _ = maml(tasks, np.zeros((d, k)), step, n_steps, first_order)
     A = tasks.hessian_sum(step, n_steps if first_order else 2 * n_steps) / m
-    return QuadraticTasks(
-        (A + A.T)[None] / 2, -gradient[None] / m, np.array([value / m]), np.array([m]), np.zeros((d, 1))
-    )
+    one = (A + A.T) / 2, -gradient / m, value / m, m, tasks.scale.sum(axis=0) / m
+    H, C, b, weight, scale = (np.array([numbers]) for numbers in one)
+    return QuadraticTasks(H, C, b, weight, np.zeros((d, 1)), scale)
 
 
 def run_parallel(n_jobs, calls):

@@ -15,6 +15,8 @@ from scipy.sparse.linalg import LinearOperator, cg
 PATIENCE = 100
 STALLED = 1e-4
 """The subgradient method has converged when PATIENCE steps improve its best value by less than STALLED of it."""
+WELL_CONDITIONED = 1e-5
+"""Smallest Cholesky pivot, of a matrix of unit diagonal, that is taken as a sign of a regular matrix."""
 LARGEST_STIFF = 500
 """Largest number of parameters for which the flow is integrated by an implicit method."""
 
@@ -73,17 +75,26 @@ def flow(F, w0, *, step_size="auto", tol, max_iter, callback):
 
     At time t = k it is where gradient descent is after k steps, to first order in beta; `max_iter` is the horizon.
     """
+    if F.structure == "subdifferentiable":
+        raise ValueError(
+            "solver='ode' follows the gradient, but this loss has a slope that jumps, so that grad F is not defined "
+            "everywhere: use solver='gd' or 'auto', or a smooth loss"
+        )
     step = _step(F, step_size)
     integrate = _exponential if F.is_one_quadratic else _integrate
-    w, time, success = integrate(F, w0, step, tol, max_iter, callback)
-    message = "" if success else "the flow needs more time than max_iter: raise max_iter, or tol"
-    return OptimizeResult(x=w, nit=time, success=success, message=message, step_size=step)
+    w, time, message = integrate(F, w0, step, tol, max_iter, callback)
+    return OptimizeResult(x=w, nit=time, success=not message, message=message, step_size=step)
+
+
+_OUT_OF_TIME = "the flow needs more time than max_iter: raise max_iter, scale the features, or raise tol"
 
 
 def _exponential(F, w0, step, tol, horizon, callback):
     """Flow of a quadratic, exactly: grad F(w(t)) = exp(-t beta A) grad F(w0)."""
     value, gradient, hessp = F.expand(w0)
     eigenvalues, Q = np.linalg.eigh(hessp(np.eye(len(w0))))
+    if eigenvalues[0] < -1e-8 * eigenvalues[-1]:
+        raise ValueError("F has no minimum: first-order MAML with so large a step diverges, lower inner_step_size")
     rates = step * eigenvalues[:, None]
     gradient = Q.T @ gradient
 
@@ -101,7 +112,7 @@ def _exponential(F, w0, step, tol, horizon, callback):
         now = value - step * np.sum(decay(2 * rates, t) * gradient * gradient)
         callback(w, now, norm(t), t)
     _check_descent(F, now, value, step)
-    return w, time, success
+    return w, time, "" if success else _OUT_OF_TIME
 
 
 def _record_times(time):
@@ -133,13 +144,13 @@ def _integrate(F, w0, step, tol, horizon, callback):
 
     arrived.terminal = True
 
-    def at_end(w, t, success):
+    def arrive(w, t):
         value, gradient, _ = F.expand(w)
         callback(w, value, np.linalg.norm(gradient), t)
-        return w, t, success
+        return w, t, ""
 
     if np.linalg.norm(F.gradient(w0)) <= tol:
-        return at_end(w0, 0.0, True)
+        return arrive(w0, 0.0)
     solution = solve_ivp(
         lambda t, x: -step * F.gradient(x.reshape(w0.shape)).ravel(),
         (0.0, horizon),
@@ -151,8 +162,8 @@ def _integrate(F, w0, step, tol, horizon, callback):
     )
     w = solution.y[:, -1].reshape(w0.shape)
     if solution.status == 1:
-        return at_end(w, solution.t[-1], True)
-    return w, solution.t[-1], False
+        return arrive(w, solution.t[-1])
+    return w, solution.t[-1], _OUT_OF_TIME if solution.status == 0 else f"the integrator gave up: {solution.message}"
 
 
 def exact(F, w0, *, step_size="auto", tol, max_iter, callback):
@@ -170,7 +181,7 @@ def exact(F, w0, *, step_size="auto", tol, max_iter, callback):
     rounding = 0.0
     if F.is_one_quadratic:
         A = hessp(np.eye(len(w0)))
-        w = w0 - _solve_minimum_norm(A, gradient)
+        w = w0 - _solve_minimum_norm(A, gradient, F.stacks[0][0].scale[0])
         rounding = 1e-10 * (norm + np.linalg.norm(A) * np.linalg.norm(w))
     else:
         w = w0 - _conjugate_gradients(hessp, gradient, tol, max_iter)
@@ -182,22 +193,26 @@ def exact(F, w0, *, step_size="auto", tol, max_iter, callback):
     return OptimizeResult(x=w, nit=1, success=success, message=message, step_size=None)
 
 
-def _solve_minimum_norm(A, b):
+def _solve_minimum_norm(A, b, scale):
     """Solution of the positive semi-definite A x = b; of least norm where A is singular.
 
-    Scaled to a unit diagonal first, so that features of very different scales are not mistaken for a singular matrix.
+    Whether A is singular is decided in units of `scale`, the curvature of f in each parameter: a small feature is not a
+    missing one, but what adaptation cancels is.
     """
-    scale = np.sqrt(np.diag(A).clip(0))
-    if np.all(scale > 0):
-        scaled = A / np.outer(scale, scale)
-        try:
-            factor = cho_factor(scaled)
-        except LinAlgError:
-            pass
-        else:
-            if np.min(np.diag(factor[0])) ** 2 > len(A) * np.finfo(A.dtype).eps:
-                return cho_solve(factor, b / scale[:, None]) / scale[:, None]
-    return lstsq(A, b)[0]
+    scale = np.sqrt(np.where(scale > 0, scale, 1.0))[:, None]
+    scaled = A / (scale * scale.T)
+    try:
+        factor = cho_factor(scaled)
+    except LinAlgError:
+        pass
+    else:
+        if np.min(np.diag(factor[0])) > WELL_CONDITIONED:
+            return cho_solve(factor, b / scale) / scale
+    eigenvalues, Q = np.linalg.eigh(scaled)
+    flat = np.abs(eigenvalues) <= 10 * len(A) * np.finfo(A.dtype).eps * np.abs(eigenvalues).max()
+    x = Q[:, ~flat] @ (Q[:, ~flat].T @ (b / scale) / eigenvalues[~flat, None]) / scale
+    null = Q[:, flat] / scale
+    return x - null @ lstsq(null, x)[0] if flat.any() else x
 
 
 def _conjugate_gradients(hessp, b, tol, max_iter):
@@ -214,7 +229,8 @@ class _Memory:
 
     def at(self, x):
         if self.x is None or not np.array_equal(x, self.x):
-            self.x, self.expansion = x.copy(), self.F.expand(x.reshape(self.shape))
+            self.x = x.copy()  # SciPy writes its next point into the same array
+            self.expansion = self.F.expand(self.x.reshape(self.shape))
         return self.expansion
 
     def fun(self, x):
@@ -254,7 +270,7 @@ def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
 
     def record(x):
         value, gradient, _ = memory.at(x)
-        callback(x.reshape(w0.shape), value, np.linalg.norm(gradient), n_iter)
+        callback(x.reshape(w0.shape).copy(), value, np.linalg.norm(gradient))
 
     def after_iteration(intermediate_result):
         nonlocal n_iter
@@ -267,20 +283,23 @@ def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
     message, exhausted = "", False
     while not (arrived(x) or exhausted or n_iter >= max_iter):
         before = memory.at(x)[0]
-        result = minimize(
-            memory.fun,
-            x,
-            jac=True,
-            hessp=memory.hessp if method == "Newton-CG" else None,
-            method=method,
-            callback=after_iteration,
-            options=options | {"maxiter": max_iter - n_iter},
-        )
-        x = result.x
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = minimize(
+                memory.fun,
+                x,
+                jac=True,
+                hessp=memory.hessp if method == "Newton-CG" else None,
+                method=method,
+                callback=after_iteration,
+                options=options | {"maxiter": max_iter - n_iter},
+            ).x
         exhausted = not memory.at(x)[0] < before
     w, norm = x.reshape(w0.shape), np.linalg.norm(memory.at(x)[1])
     if not np.isfinite(memory.at(x)[0]):
-        raise ValueError("the loss is not finite along the search: scale the features, or lower inner_step_size")
+        raise ValueError(
+            "the loss is not finite along the search: lower inner_step_size, with which F may have no minimum, or "
+            "scale the features"
+        )
     success = norm <= tol or (exhausted and F.structure == "differentiable")
     if exhausted:
         message = f"F cannot be decreased further in floating point, at norm(grad F) = {norm:.1e}: raise tol"
@@ -338,7 +357,7 @@ def _step(F, step_size):
 
 def _check_descent(F, value, start, step):
     """Stop a descent whose loss explodes."""
-    if not np.isfinite(value) or value > 1e3 * max(abs(start), 1.0):
+    if not np.isfinite(value) or abs(value) > 1e3 * max(abs(start), 1.0):
         raise ValueError(
             f"gradient descent diverges: the loss went from {start:.3g} to {value:.3g} with meta_step_size={step}; "
             f"a stable one is {1 / F.smoothness():.3g} (meta_step_size='auto'). Features of very different scales need "

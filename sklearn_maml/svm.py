@@ -138,7 +138,7 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
 
     _parameter_constraints = BiMAMLClassifierMixin._parameter_constraints | {
         "loss": [StrOptions(set(LOSSES))],
-        "C": [Interval(Real, 0, None, closed="neither")],
+        "C": [Interval(Real, 0, None, closed="right")],
     }
     del _parameter_constraints["l2_regularization"]
 

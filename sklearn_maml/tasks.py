@@ -86,8 +86,7 @@ class LinearTasks(Function):
 
         H = diag(penalty) + U U', so every factor and every product is a diagonal plus a matrix L R' of low rank.
         """
-        X = self.X.toarray() if isinstance(self.X, BlockDiagonal) else self.X
-        U = (np.sqrt(self.S * self.loss(self.Y, np.zeros_like(self.Y))[2]) * X).mT
+        U = self._weighted_rows().mT
         diagonal, L, R = self.penalty * np.ones((len(U), 1, 1)), U, U
         for _ in range(power):  # (I - H a)(diagonal + L R') = (1 - penalty a) diagonal + ...
             shrink = 1 - self.penalty * step
@@ -97,6 +96,16 @@ class LinearTasks(Function):
             )
             diagonal = shrink * diagonal
         return np.diagflat(diagonal.sum(axis=0)) + np.tensordot(L, R, axes=([0, 2], [0, 2]))
+
+    def _weighted_rows(self):
+        """The U' of H = diag(penalty) + U U', as an array of shape (m, n, d)."""
+        X = self.X.toarray() if isinstance(self.X, BlockDiagonal) else self.X
+        return np.sqrt(self.S * self.loss(self.Y, np.zeros_like(self.Y))[2]) * X
+
+    @property
+    def scale(self):
+        """Curvature in each parameter, the diagonal of H, for a quadratic loss: shape (m, d)."""
+        return np.sum(self._weighted_rows() ** 2, axis=1) + self.penalty[:, 0]
 
     def quadratic(self):
         """The same tasks as quadratics: exact if the loss is one."""
@@ -121,10 +130,14 @@ class QuadraticTasks(Function):
         Total weight behind each task's means: what :meth:`reduce` averages with.
     penalty : ndarray of shape (d, 1)
         Ridge penalty of each parameter.
+    scale : ndarray of shape (m, d), default=None
+        Curvature in each parameter before adaptation cancelled some of it, to tell rounding errors from small numbers.
+        None is the diagonal of H.
     """
 
-    def __init__(self, H, C, b, weight, penalty):
+    def __init__(self, H, C, b, weight, penalty, scale=None):
         self.H, self.C, self.b, self.weight, self.penalty = H, C, b, weight, penalty
+        self.scale = np.diagonal(H, axis1=1, axis2=2) + penalty[:, 0] if scale is None else scale
         self.shape = C.shape
 
     def expand(self, W):
@@ -148,7 +161,8 @@ class QuadraticTasks(Function):
 
     def take(self, tasks):
         """The stack of these tasks."""
-        return QuadraticTasks(self.H[tasks], self.C[tasks], self.b[tasks], self.weight[tasks], self.penalty)
+        H, C, b, weight, scale = (numbers[tasks] for numbers in (self.H, self.C, self.b, self.weight, self.scale))
+        return QuadraticTasks(H, C, b, weight, self.penalty, scale)
 
     def stacks(self):
         """The tasks in smaller stacks: pairs of task numbers and the function that builds the stack."""
@@ -159,8 +173,10 @@ class QuadraticTasks(Function):
     @classmethod
     def concatenate(cls, stacks):
         """One stack of all the tasks of several stacks."""
-        fields = (np.concatenate([getattr(s, name) for s in stacks]) for name in ("H", "C", "b", "weight"))
-        return cls(*fields, stacks[0].penalty)
+        H, C, b, weight, scale = (
+            np.concatenate([getattr(stack, name) for stack in stacks]) for name in ("H", "C", "b", "weight", "scale")
+        )
+        return cls(H, C, b, weight, stacks[0].penalty, scale)
 
     def reduce(self, key):
         """Average the tasks of equal key, by weight: one task for each of the keys 0, ..., max(key).
@@ -178,7 +194,8 @@ class QuadraticTasks(Function):
             share_of = share.reshape(-1, *[1] * (numbers.ndim - 1))
             return np.add.reduceat(share_of * numbers[order], starts, axis=0)
 
-        return QuadraticTasks(average(self.H), average(self.C), average(self.b), weight, self.penalty)
+        H, C, b, scale = map(average, (self.H, self.C, self.b, self.scale))
+        return QuadraticTasks(H, C, b, weight, self.penalty, scale)
 
 
 class BlockDiagonal:
@@ -248,7 +265,8 @@ def _lanczos(X):
         return 0.0
     d = X.shape[1]
     product = LinearOperator((d, d), matvec=lambda v: X.T @ (X @ v), dtype=np.float64)
-    return eigsh(product, k=1, v0=np.ones(d), return_eigenvectors=False)[0]
+    start = np.random.default_rng(0).standard_normal(d)  # given, so that results repeat
+    return eigsh(product, k=1, v0=start, return_eigenvectors=False)[0]
 
 
 class TaskRows:
@@ -350,7 +368,7 @@ class TaskRows:
         if len(tasks) > 1:
             return self.linear(tasks).quadratic()
         start, size = self.starts[tasks[0]], self.sizes[tasks[0]]
-        n_parts = max(1, size * self.n_parameters // NUMBERS_PER_STACK)
+        n_parts = min(size, 1 + size * self.n_parameters // NUMBERS_PER_STACK)
         parts = []
         for rows in np.array_split(self.order[start : start + size], n_parts):
             parts.append(self._gather(rows[None], self.weight[rows][None]).quadratic())
