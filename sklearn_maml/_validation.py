@@ -15,13 +15,17 @@ def check_weight(sample_weight, n_rows):
     check_non_negative(weight, "sample_weight")
     if not np.any(weight):
         raise ValueError("all weights in sample_weight are zero: no row is left")
+    if not np.isfinite(weight.sum()):
+        raise ValueError("the weights in sample_weight are too large: their sum overflows")
     return weight
 
 
 def check_inner_step_size(step_size, n_parameters):
     """The inner step size as "auto", a number, or an array of shape (n_parameters,)."""
-    if isinstance(step_size, str) or np.isscalar(step_size):
+    if isinstance(step_size, str):
         return step_size
+    if np.ndim(step_size) == 0:
+        return float(step_size)
     steps = check_array(step_size, ensure_2d=False, dtype=np.float64, input_name="inner_step_size")
     check_non_negative(steps, "inner_step_size")
     if steps.shape != (n_parameters,):
@@ -57,7 +61,10 @@ def to_parameters(coef, intercept, *, one_output, fit_intercept):
 
 def from_parameters(W, dtype, *, one_output, fit_intercept):
     """Coefficients and intercepts in their public shapes out of parameters (..., d, k)."""
-    parameters = np.swapaxes(W, -1, -2).astype(dtype)
+    with np.errstate(over="ignore"):
+        parameters = np.swapaxes(W, -1, -2).astype(dtype)
+    if not np.all(np.isfinite(parameters)):
+        raise ValueError(f"the parameters leave the range of {np.dtype(dtype)}: scale X or y")
     if one_output:
         parameters = parameters[..., 0, :]
     if not fit_intercept:

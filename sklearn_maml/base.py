@@ -23,6 +23,23 @@ from .training import TRAINING_PARAMETERS, adapt_all, meta_train
 
 Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
 
+_FITTED = (
+    "n_features_in_",
+    "feature_names_in_",
+    "classes_",
+    "coef_",
+    "intercept_",
+    "l2_regularization_",
+    "inner_step_size_",
+    "meta_step_size_",
+    "switch_tol_",
+    "n_iter_",
+    "history_",
+    "tasks_",
+    "task_coef_",
+    "task_intercept_",
+    "_stream",
+)
 _FLOATS = [np.float64, np.float32]
 _ONE_TASK = (
     "{} got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
@@ -186,15 +203,12 @@ class BiMAMLMixin:
         X, y, weight, codes, _ = new._check_rows(X, y, groups, sample_weight, reset=True)
         new._learn_target(y)
         rows = new._task_rows(X, y, weight, codes)
-        structure = self.task_structure
-        if structure == "quadratic" and rows.n_parameters <= LARGEST_MATRIX:
-            structure = "one quadratic"
+        structure = self._structure(rows)
         w0 = self._warm_parameters(new, rows) if self.warm_start and hasattr(self, "coef_") else self._start(rows)
         result = new._meta_train(rows.stacks(structure), w0, structure)
         _warn_unless_converged(result)
         new._set_fit(result, X, y)
-        self.__dict__ = new.__dict__
-        return self
+        return self._take_fit_of(new)
 
     def partial_fit(
         self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -244,10 +258,11 @@ class BiMAMLMixin:
         X, y, weight, codes, tasks = new._check_rows(X, y, groups, sample_weight, reset=first)
         if first:
             new._learn_target(y if classes is None else classes)
+        elif classes is not None and not np.array_equal(np.unique(classes), new.classes_):
+            raise ValueError(f"classes={classes!r} differ from those of the first call, {new.classes_}")
         result = meta_train_on(new, new._task_rows(X, y, weight, codes), tasks)
         new._set_fit(result, X, y)
-        self.__dict__ = new.__dict__
-        return self
+        return self._take_fit_of(new)
 
     def _add_statistics(self, rows, tasks):
         """Merge the statistics of these rows with those before, and solve anew."""
@@ -259,6 +274,8 @@ class BiMAMLMixin:
         former, former_tasks, w0 = getattr(self, "_stream", (None, None, None))
         if former is None:
             w0 = self._start(rows)
+        elif former.shape[1:] != rows.shape[1:]:
+            raise ValueError("features, outputs and fit_intercept must stay the same in all calls of partial_fit")
         elif (tasks is None) != (former_tasks is None):
             raise ValueError("groups must be given to every call of partial_fit, or to none")
         else:
@@ -324,9 +341,9 @@ class BiMAMLMixin:
         rows = self._task_rows(X, y, weight, codes)
         step_size = check_inner_step_size(self.inner_step_size, rows.n_parameters)
         W, steps, safe = adapt_all(
-            rows.stacks(self.task_structure), self._starts(rows, tasks), step_size, self.n_inner_steps, self.n_jobs
+            rows.stacks(self._structure(rows)), self._starts(rows, tasks), step_size, self.n_inner_steps, self.n_jobs
         )
-        if self.task_structure != "subdifferentiable":
+        if self.n_inner_steps and self.task_structure != "subdifferentiable":
             _warn_of_overshooting(step_size, safe)
         new = copy.copy(self)
         for name in ("_stream", "tasks_", "task_coef_", "task_intercept_"):
@@ -409,10 +426,23 @@ class BiMAMLMixin:
     def _without_fit(self):
         """A copy that is not fitted: what a fit is built in, so that one that fails changes nothing."""
         new = copy.copy(self)
-        for name in list(vars(new)):
-            if name == "_stream" or (name.endswith("_") and not name.startswith("_")):
-                delattr(new, name)
+        for name in _FITTED:
+            vars(new).pop(name, None)
         return new
+
+    def _take_fit_of(self, new):
+        """Take over what `new` has learned, all of it at the end of a fit that succeeded."""
+        for name in _FITTED:
+            if name not in vars(new):
+                vars(self).pop(name, None)
+        vars(self).update({name: vars(new)[name] for name in _FITTED if name in vars(new)})
+        return self
+
+    def _structure(self, rows):
+        """What stacks and solvers may assume: "one quadratic" if d x d matrices are in order."""
+        if self.task_structure == "quadratic" and rows.n_parameters <= LARGEST_MATRIX:
+            return "one quadratic"
+        return self.task_structure
 
     def _check_rows(self, X, y, groups, sample_weight, *, reset):
         """Validate, and leave out rows of weight zero: X, y, weights, each row's task number, the task ids."""
@@ -493,6 +523,8 @@ class BiMAMLMixin:
 
     def _set_fit(self, result, X, y):
         one_output = y.ndim == 1 and not is_classifier(self)
+        for name in ("tasks_", "task_coef_", "task_intercept_"):
+            vars(self).pop(name, None)
         self.coef_, self.intercept_ = from_parameters(
             result.x, X.dtype, one_output=one_output, fit_intercept=self.fit_intercept
         )

@@ -28,7 +28,7 @@ def encode_groups(groups, n_rows):
         If the length is wrong, or an id is missing.
     """
     # a list that mixes strings with numbers or None must not become strings
-    ids = np.asarray(groups, dtype=object) if isinstance(groups, list | tuple) else np.asarray(groups)
+    ids = np.fromiter(groups, object, len(groups)) if isinstance(groups, list | tuple) else np.asarray(groups)
     if ids.ndim == 2 and ids.shape[1] == 1:
         ids = ids[:, 0]
     if ids.shape != (n_rows,):
@@ -54,13 +54,7 @@ def _encode_objects(ids):
     missing = [code for i, code in number.items() if _is_missing(i)]
     if missing:
         _raise_missing(np.flatnonzero(np.isin(codes, missing)))
-    tasks = list(number)
-    if len({type(i) for i in tasks}) == 1 and isinstance(tasks[0], str | int | float):
-        tasks = np.array(tasks)
-    elif all(isinstance(i, date) and getattr(i, "tzinfo", None) is None for i in tasks):
-        tasks = _in_common_unit(np.array(tasks, dtype="datetime64"))
-    else:
-        tasks = np.fromiter(tasks, dtype=object, count=len(tasks))
+    tasks = _as_array(list(number))
     try:
         order = np.argsort(tasks, kind="stable")
     except TypeError:  # ids that cannot be compared stay in order of appearance
@@ -68,6 +62,19 @@ def _encode_objects(ids):
     rank = np.empty(len(order), dtype=np.intp)
     rank[order] = np.arange(len(order))
     return rank[codes], tasks[order]
+
+
+def _as_array(tasks):
+    """Different ids of one plain type as an array of that type, others as objects."""
+    if all(isinstance(i, date) and getattr(i, "tzinfo", None) is None for i in tasks):
+        array = np.array(tasks, dtype="datetime64[us]")
+    elif len({type(i) for i in tasks}) == 1 and type(tasks[0]) in (str, int, bool, float):
+        array = np.array(tasks)
+    else:
+        return np.fromiter(tasks, dtype=object, count=len(tasks))
+    if len(set(array.tolist())) == len(tasks):
+        return array
+    return np.fromiter(tasks, dtype=object, count=len(tasks))  # nanoseconds, integers beyond 64 bits
 
 
 def _in_common_unit(tasks):

@@ -39,10 +39,14 @@ def smooth_hinge_loss(y, z):
 def curvature_bound(loss, y):
     """How fast the slope of ``loss(y, .)`` changes, for each y: what a safe step size has to reckon with.
 
-    The largest curvature at z = 0, y/2 and y, where the losses in use are most curved, and the change of slope between
-    0 and y, which is all the curvature that a hinge has. The second derivative itself where it is constant.
+    The largest curvature at z = 0, at y/2 and at y, from both sides, where the losses in use are most curved; and the
+    change of slope between 0 and y, which is all the curvature that a hinge has.
     """
-    points = [loss(y, t * y) for t in (0.0, 0.5, 1.0)]
-    bounds = [np.broadcast_to(curvature, y.shape) for _, _, curvature in points]
-    secant = np.divide(points[2][1] - points[0][1], y, out=np.zeros(y.shape), where=y != 0)
-    return np.maximum.reduce([*bounds, secant])
+    curvature = loss(y, y)[2]
+    if np.ndim(curvature) == 0:
+        return np.full(y.shape, curvature)
+    aside = 1e-6 * (1 + np.abs(y))
+    (_, slope_0, bound), (_, slope_y, _) = loss(y, np.zeros(y.shape)), loss(y, y)
+    for z in (y / 2, y - aside, y, y + aside):
+        bound = np.maximum(bound, loss(y, z)[2])
+    return np.maximum(bound, np.divide(slope_y - slope_0, y, out=np.zeros(y.shape), where=y != 0))

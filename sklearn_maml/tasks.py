@@ -4,6 +4,7 @@ A task is a weighted mean of pointwise losses over its rows (:class:`LinearTasks
 thing summarised in d x d numbers (:class:`QuadraticTasks`). Nothing outside this file knows which of the two it has.
 """
 
+import math
 from abc import ABC, abstractmethod
 from functools import partial
 
@@ -84,9 +85,18 @@ class LinearTasks(Function):
     def hessian_sum(self, step, power):
         """As in :class:`QuadraticTasks`, for tasks of fewer rows than parameters: no d x d matrix for each.
 
-        H = diag(penalty) + U U', so every factor and every product is a diagonal plus a matrix L R' of low rank.
+        Without a penalty H = U U', and (I - H a)^p H = T_q'T_r with q + r = p, T_0 = U', T_(j+1) = T_j (I - a H). With
+        one H = diag(penalty) + U U', and every product is a diagonal plus a matrix L R' of low rank.
         """
-        U = self._weighted_rows().mT
+        rows = self._weighted_rows()
+        U = rows.mT
+        if not np.any(self.penalty):
+            rows_of = [rows]
+            for _ in range(-(-power // 2)):
+                T = rows_of[-1]
+                rows_of.append(T - ((T * np.swapaxes(step * np.ones((1, 1, 1)), 1, 2)) @ U) @ rows)
+            T, S = (rows_of[j].reshape(-1, rows.shape[2]) for j in (power // 2, -(-power // 2)))
+            return T.T @ S
         diagonal, L, R = self.penalty * np.ones((len(U), 1, 1)), U, U
         for _ in range(power):  # (I - H a)(diagonal + L R') = (1 - penalty a) diagonal + ...
             shrink = 1 - self.penalty * step
@@ -99,8 +109,7 @@ class LinearTasks(Function):
 
     def _weighted_rows(self):
         """The U' of H = diag(penalty) + U U', as an array of shape (m, n, d)."""
-        X = self.X.toarray() if isinstance(self.X, BlockDiagonal) else self.X
-        return np.sqrt(self.S * self.loss(self.Y, np.zeros_like(self.Y))[2]) * X
+        return np.sqrt(self.S * self.loss(self.Y, np.zeros_like(self.Y))[2]) * _as_array(self.X)
 
     @property
     def scale(self):
@@ -230,7 +239,17 @@ class BlockDiagonal:
 
     def toarray(self):
         """As an ordinary array of shape (m, n, d)."""
-        return np.stack([block.toarray() for block in self.blocks()])
+        m, n, d = self.shape
+        array = np.zeros((m * n, d))
+        np.add.at(
+            array, (np.repeat(np.arange(m * n), np.diff(self.matrix.indptr)), self.matrix.indices % d), self.matrix.data
+        )
+        return array.reshape(self.shape)
+
+    @property
+    def size(self):
+        """Numbers that it would hold as an ordinary array."""
+        return math.prod(self.shape)
 
     def blocks(self):
         """The m matrices, each of shape (n, d)."""
@@ -240,10 +259,15 @@ class BlockDiagonal:
 
 def _gram(X, scale):
     """X_i'diag(scale_i)X_i for each task, of shape (m, d, d)."""
-    if isinstance(X, BlockDiagonal):
+    if isinstance(X, BlockDiagonal) and X.size > NUMBERS_PER_STACK:
         pairs = zip(X.blocks(), (scale * X).blocks(), strict=True)
         return np.stack([(left.T @ right).toarray() for left, right in pairs])
+    X = _as_array(X)
     return X.mT @ (scale * X)
+
+
+def _as_array(X):
+    return X.toarray() if isinstance(X, BlockDiagonal) else X
 
 
 def _largest_squared_singular_value(X):
@@ -252,9 +276,10 @@ def _largest_squared_singular_value(X):
     if min(n, d) > LARGEST_MATRIX:
         blocks = X.blocks() if isinstance(X, BlockDiagonal) else X
         return np.array([_lanczos(block) for block in blocks])
-    if isinstance(X, BlockDiagonal):
+    if isinstance(X, BlockDiagonal) and X.size > NUMBERS_PER_STACK:
         gram = np.stack([((B @ B.T) if n < d else (B.T @ B)).toarray() for B in X.blocks()])
     else:
+        X = _as_array(X)
         gram = X @ X.mT if n < d else X.mT @ X
     return np.linalg.eigvalsh(gram)[:, -1].clip(0)
 
