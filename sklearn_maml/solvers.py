@@ -12,6 +12,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
 from scipy.optimize import OptimizeResult, brentq, minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
+from .kinks import step_across_kinks
+
 _NO_MINIMUM = "first-order MAML with so large a step has no minimum to go to: lower inner_step_size"
 PATIENCE = 100
 STALLED = 1e-4
@@ -56,7 +58,7 @@ def subgradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
         _check_descent(F, value, start, step_size)
         if value < best:
             best, best_w = value, w
-        if n_iter == 0 or best < milestone - max(tol, STALLED * abs(milestone)):
+        if n_iter == 0 or best < milestone - STALLED * max(abs(milestone), STALLED * abs(start)):
             milestone, since = best, n_iter
         success = norm <= tol or n_iter - since >= PATIENCE
         if success or n_iter == max_iter:
@@ -259,8 +261,8 @@ def newton_cg(F, w0, *, step_size="auto", tol, max_iter, callback):
 def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
     """One of SciPy's minimisers, stopped at norm(grad F) <= tol, started afresh where its line search gives up.
 
-    When a fresh start brings no further decrease either, F has none to give in floating point. That is convergence if
-    grad F jumps (it need not vanish where it jumps), and reported otherwise.
+    When a fresh start brings no further decrease either, F has none to give in floating point. If grad F jumps, that is
+    convergence where the gradients nearby cancel out; if they do not, they show a way down.
     """
     if F.first_order and F.structure != "quadratic":
         raise ValueError(
@@ -285,7 +287,7 @@ def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
             raise StopIteration
 
     record(x)
-    message, exhausted = "", False
+    message, exhausted, at_kink = "", False, False
     while not (arrived(x) or exhausted or n_iter >= max_iter):
         before = memory.at(x)[0]
         x = minimize(
@@ -298,13 +300,21 @@ def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
             options=options | {"maxiter": max_iter - n_iter},
         ).x
         exhausted = not memory.at(x)[0] < before
+        if exhausted and F.structure == "differentiable" and n_iter < max_iter:
+            lower, shortest = step_across_kinks(memory.fun, x, tol)
+            if lower is not None:
+                x, exhausted = lower, False
+                n_iter += 1
+                record(x)
+            else:
+                at_kink = shortest <= max(tol, 1e-2 * np.linalg.norm(memory.at(x)[1]))
     w, norm = x.reshape(w0.shape), np.linalg.norm(memory.at(x)[1])
     if not np.isfinite(memory.at(x)[0]):
         raise ValueError(
             "the loss is not finite along the search: lower inner_step_size, with which F may have no minimum, or "
             "scale the features"
         )
-    success = norm <= tol or (exhausted and F.structure == "differentiable")
+    success = norm <= tol or at_kink
     if exhausted:
         message = f"F cannot be decreased further in floating point, at norm(grad F) = {norm:.1e}: raise tol"
     elif not success:
@@ -340,8 +350,9 @@ def biphasic(solve, f, F, w0, *, switch_tol, step_size="auto", tol, max_iter, ca
 
         return solve(function, w, step_size=step_size, tol=tol, max_iter=max_iter, callback=report)
 
-    first = phase(1, f, w0, switch_tol, max_iter)
-    left = max_iter - first.nit if solve is not exact else max_iter
+    direct = solve is exact
+    first = phase(1, f, w0, tol if direct else switch_tol, max_iter)
+    left = max_iter if direct else max_iter - first.nit
     if left <= 0:
         first.success = False
         first.message = f"the first phase did not come to norm(grad f) <= switch_tol={switch_tol:.1e} in max_iter"

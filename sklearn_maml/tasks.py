@@ -336,7 +336,7 @@ class TaskRows:
         d = self.n_parameters
         build = self.quadratic if structure == "one quadratic" else self.linear
         if sparse.issparse(self.X) and build == self.linear:
-            density = 1 + self.X.nnz // self.X.shape[0]
+            density = 2 + self.X.nnz // self.X.shape[0]
             runs = self._cut(lambda n: n * density + d)
         else:
             runs = self._cut(lambda n: n * d)
