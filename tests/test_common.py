@@ -1,0 +1,286 @@
+"""scikit-learn's common checks, with metadata routing off and on, and the checks that they leave out."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.utils import estimator_checks, estimator_html_repr, get_tags
+from third_party import MAMLLogisticRegression, MAMLQuantileRegressor
+from threadpoolctl import threadpool_limits
+
+from sklearn_maml import MAMLSVC, BiMAMLMixin, MAMLRegressor
+
+ESTIMATORS = [  # every algorithm, solver and loss; not their product, and small budgets where steps are many
+    MAMLRegressor(),
+    MAMLRegressor(algorithm="maml", solver="exact", n_inner_steps=3, n_jobs=2),
+    MAMLRegressor(algorithm="maml", solver="lbfgs", inner_step_size=0.01, fit_intercept=False),
+    MAMLRegressor(algorithm="fomaml", solver="newton-cg", init="normal", random_state=0),
+    MAMLRegressor(algorithm="fomaml", solver="gd", max_iter=100),
+    MAMLRegressor(solver="ode", l2_regularization=0.1, max_iter=50),
+    MAMLRegressor(n_inner_steps=0, warm_start=True),
+    MAMLSVC(),
+    MAMLSVC(algorithm="maml", solver="lbfgs", C=10, fit_intercept=False),
+    MAMLSVC(loss="hinge", max_iter=50),
+    MAMLSVC(loss="smooth_hinge", algorithm="maml", solver="newton-cg", C=0.1),
+    MAMLSVC(loss="smooth_hinge", algorithm="fomaml", solver="gd", max_iter=30),
+    MAMLSVC(loss="smooth_hinge", algorithm="maml", solver="ode", max_iter=1),
+    MAMLQuantileRegressor(),
+    MAMLLogisticRegression(),
+]
+DEFAULTS = [MAMLRegressor(), MAMLSVC(), MAMLQuantileRegressor(), MAMLLogisticRegression()]
+NOT_OURS = {
+    Ridge: {"check_array_api_input", "check_array_api_mixed_inputs", "check_array_api_same_namespace"},
+    LinearSVC: {
+        "check_class_weight_classifiers",
+        "check_class_weight_balanced_linear_classifier",
+        "check_sparsify_coefficients",
+    },
+}
+"""Checks of what our estimators do not have: arrays on a GPU, class_weight, sparsify."""
+
+COMMON = estimator_checks.parametrize_with_checks(ESTIMATORS)
+CASES = list(COMMON.args[1])  # a generator in older versions
+
+each = pytest.mark.parametrize("estimator", DEFAULTS, ids=lambda estimator: type(estimator).__name__)
+one_task = pytest.mark.filterwarnings("ignore::sklearn_maml.SingleTaskWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    with threadpool_limits(1):  # tiny matrices: threads would cost more than they bring
+        yield
+
+
+@pytest.mark.parametrize("routing", [False, True], ids=["routing_off", "routing_on"])
+@pytest.mark.parametrize(COMMON.args[0], CASES, **COMMON.kwargs)
+@one_task
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning", "ignore:partial_fit starts anew:UserWarning"
+)
+def test_common_checks(estimator, check, routing):
+    with config_context(enable_metadata_routing=routing):
+        check(estimator)
+
+
+def check_name(check):
+    while hasattr(check, "func"):
+        check = check.func
+    return check.__name__
+
+
+def test_number_of_common_checks():
+    assert not any(getattr(case, "marks", ()) for case in CASES)  # the mark of an expected failure
+    number = Counter(repr(estimator) for estimator, _ in CASES)
+    assert number.keys() == {repr(estimator) for estimator in ESTIMATORS}
+    assert min(number.values()) >= 55
+    assert len(CASES) >= 59 * len(ESTIMATORS)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+def test_common_checks_are_those_of_scikit_learn(estimator):
+    theirs = LinearSVC() if is_classifier(estimator) else Ridge()
+    names, expected = (
+        {check_name(check) for _, check in estimator_checks.estimator_checks_generator(model)}
+        for model in (estimator, theirs)
+    )
+    assert names >= expected - NOT_OURS[type(theirs)]
+    assert len(expected - NOT_OURS[type(theirs)]) >= 55
+
+
+def test_every_choice_is_checked():
+    constraints = MAMLRegressor._parameter_constraints | MAMLSVC._parameter_constraints
+    for name in ("algorithm", "solver", "loss"):
+        used = {getattr(estimator, name) for estimator in ESTIMATORS if name in estimator.get_params()}
+        assert used == set(constraints[name][0].options)
+
+
+def test_array_api_check():
+    """The one check that skips itself unless an environment variable was set before SciPy is imported."""
+    code = """if True:
+        import warnings
+        from sklearn.utils.estimator_checks import estimator_checks_generator
+        from sklearn_maml import MAMLSVC, MAMLRegressor
+        from third_party import MAMLLogisticRegression, MAMLQuantileRegressor
+
+        warnings.simplefilter("ignore")
+        for estimator in [MAMLRegressor(), MAMLSVC(), MAMLQuantileRegressor(), MAMLLogisticRegression()]:
+            for _, check in estimator_checks_generator(estimator):
+                if "check_array_api" in str(check):
+                    check(estimator)
+    """
+    environment = os.environ | {"SCIPY_ARRAY_API": "1", "OPENBLAS_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+# What parametrize_with_checks leaves out
+
+
+@pytest.mark.parametrize("estimator", [MAMLRegressor(), MAMLSVC()], ids=repr)
+@one_task
+def test_parameter_validation(estimator):
+    estimator_checks.check_param_validation(type(estimator).__name__, estimator)
+
+
+class Declared(MAMLQuantileRegressor):
+    """A third party that declares what its parameters may be."""
+
+    _parameter_constraints = {
+        "quantile": [Real],
+        "delta": [Real],
+        "inner_step_size": BiMAMLMixin._parameter_constraints["inner_step_size"],
+        "switch_tol": BiMAMLMixin._parameter_constraints["switch_tol"],
+    }
+
+
+@one_task
+def test_parameter_validation_of_third_parties():
+    estimator_checks.check_param_validation("Declared", Declared())
+    for undeclared in (MAMLQuantileRegressor(inner_step_size=-1.0), MAMLLogisticRegression(inner_step_size="large")):
+        with pytest.raises(ValueError, match=r"The 'inner_step_size' parameter of MAML.* must be"):
+            undeclared.fit([[0.0], [1.0]], [0, 1])
+
+
+@each
+@one_task
+def test_feature_names(estimator):
+    estimator_checks.check_dataframe_column_names_consistency(type(estimator).__name__, estimator)
+
+
+@each
+@one_task
+def test_input_stays_as_it_is(estimator):
+    estimator_checks.check_inplace_ensure_writeable(type(estimator).__name__, estimator)
+
+
+def tasks():
+    """Three tasks of two features, which differ in where y (or its sign) changes."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(["a", "b", "c"], 10)
+    X = rng.normal(size=(30, 2))
+    return X, X @ [1.0, -1.0] + np.repeat([0.0, 0.5, -0.5], 10), groups
+
+
+def fitted(estimator):
+    X, y, groups = tasks()
+    return clone(estimator).fit(X, y > 0 if is_classifier(estimator) else y, groups=groups)
+
+
+@each
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame], ids=["pandas", "polars"])
+def test_frames(estimator, frame):
+    X, y, groups = tasks()
+    if is_classifier(estimator):
+        y = np.where(y > 0, "yes", "no")
+    data = frame({"one": X[:, 0], "two": X[:, 1]})
+    model = clone(estimator).fit(data, frame({"y": y})["y"], groups=frame({"g": groups})["g"])
+    assert_array_equal(model.feature_names_in_, ["one", "two"])
+    assert_array_equal(model.coef_, clone(estimator).fit(X, y, groups=groups).coef_)
+    adapted = model.adapt(data[:4], y[:4])
+    assert_array_equal(adapted.feature_names_in_, ["one", "two"])
+    for swapped in (model, adapted):
+        with pytest.raises(ValueError, match="in the same order"):
+            swapped.predict(data[["two", "one"]])
+    with pytest.raises(ValueError, match="unseen at fit time"):
+        model.adapt(frame({"one": X[:4, 0], "three": X[:4, 1]}), y[:4])
+
+
+@each
+@pytest.mark.parametrize("output", ["pandas", "polars"])
+def test_behind_a_transformer_that_outputs_frames(estimator, output):
+    X, y, groups = tasks()
+    y = y > 0 if is_classifier(estimator) else y
+    frame = {"pandas": pd, "polars": pl}[output].DataFrame({"one": X[:, 0], "two": X[:, 1]})
+    last = type(estimator).__name__.lower()
+    pipe = make_pipeline(StandardScaler(), clone(estimator)).set_output(transform=output)
+    pipe.fit(frame, y, **{f"{last}__groups": groups})
+    assert_array_equal(pipe[-1].feature_names_in_, ["one", "two"])
+    arrays = make_pipeline(StandardScaler(), clone(estimator)).fit(X, y, **{f"{last}__groups": groups})
+    assert_allclose(pipe.predict(frame), arrays.predict(X), rtol=1e-9)
+    assert not hasattr(estimator, "set_output")  # there is nothing to transform
+
+
+# What an estimator is
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_clone(estimator):
+    model = fitted(estimator)
+    copy = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert vars(copy) == vars(type(model)(**model.get_params()))  # nothing of the fit is left
+    with pytest.raises(NotFittedError):
+        copy.predict(tasks()[0])
+
+
+@each
+def test_pickle(estimator):
+    X, y, groups = tasks()
+    y = y > 0 if is_classifier(estimator) else y
+    model = fitted(estimator)
+    for each_model in (model, model.adapt(X[:4], y[:4]), model.adapt(X, y, groups=groups)):
+        copy = pickle.loads(pickle.dumps(each_model))
+        assert copy.get_params() == each_model.get_params()
+        assert vars(copy).keys() == vars(each_model).keys()
+        assert_array_equal(copy.predict(X, groups=groups), each_model.predict(X, groups=groups))
+        again = copy.adapt(X[:2], y[:2], groups=groups[:2])
+        assert_array_equal(again.task_coef_, each_model.adapt(X[:2], y[:2], groups=groups[:2]).task_coef_)
+
+
+def test_repr():
+    assert repr(MAMLRegressor()) == "MAMLRegressor()"
+    assert repr(MAMLSVC(C=2.0, loss="hinge")) == "MAMLSVC(C=2.0, loss='hinge')"
+    assert repr(MAMLQuantileRegressor(quantile=0.9)) == "MAMLQuantileRegressor(quantile=0.9)"
+    with config_context(print_changed_only=False):
+        assert repr(MAMLLogisticRegression()) == (
+            "MAMLLogisticRegression(inner_step_size='auto', l2_regularization=0.01,\n"
+            "                       n_inner_steps=1)"
+        )
+
+
+@each
+def test_html(estimator):
+    name = type(estimator).__name__
+    for model in (estimator, fitted(estimator), make_pipeline(StandardScaler(), estimator)):
+        assert name in estimator_html_repr(model)
+
+
+def test_parameters_of_third_parties():
+    model = MAMLQuantileRegressor(delta=0.5)
+    assert model.get_params() == {"quantile": 0.5, "delta": 0.5, "inner_step_size": 0.1, "switch_tol": "auto"}
+    assert model.set_params(quantile=0.9).quantile == 0.9
+    with pytest.raises(ValueError, match="Invalid parameter 'solver'"):
+        model.set_params(solver="gd")
+    for name, default in MAMLRegressor().get_params().items():  # what it does not name has the mixin's default
+        assert getattr(model, name) == (0.1 if name == "inner_step_size" else default)
+
+
+@each
+def test_tags(estimator):
+    tags = get_tags(estimator)
+    assert is_classifier(estimator) != is_regressor(estimator)
+    assert tags.input_tags.sparse
+    assert not tags.input_tags.allow_nan
+    assert tags.target_tags.required
+    assert tags.target_tags.multi_output == is_regressor(estimator)
+    assert not tags.non_deterministic
+    assert not tags.no_validation

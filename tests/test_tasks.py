@@ -1,0 +1,477 @@
+"""Stacks of tasks against loops over tasks and rows, finite differences and eigenvalues of explicit Hessians."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from sklearn_maml import tasks as tasks_module
+from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
+from sklearn_maml.tasks import BlockDiagonal, LinearTasks, QuadraticTasks, TaskRows
+
+POINTWISE = {  # loss: value, slope, curvature for numbers y, z
+    squared_loss: lambda y, z: ((y - z) ** 2, 2 * (z - y), 2.0),
+    hinge_loss: lambda y, z: (max(0.0, 1 - y * z), -y * (y * z < 1), 0.0),
+    squared_hinge_loss: lambda y, z: (max(0.0, 1 - y * z) ** 2, -2 * y * max(0.0, 1 - y * z), 2.0 * (y * z < 1)),
+    smooth_hinge_loss: lambda y, z: (
+        0.1 * math.log1p(math.exp((1 - y * z) / 0.1)),
+        -y / (1 + math.exp(-(1 - y * z) / 0.1)),
+        0.1 / (0.1 * (math.exp((1 - y * z) / 0.2) + math.exp(-(1 - y * z) / 0.2))) ** 2,
+    ),
+}
+LOSSES = pytest.mark.parametrize("loss", POINTWISE, ids=lambda loss: loss.__name__)
+SHAPES = pytest.mark.parametrize("n", [9, 2], ids=["n > d", "n < d"])
+INTERCEPT = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
+FORM = pytest.mark.parametrize("form", [np.asarray, sparse.csr_array, sparse.csr_matrix, np.float32])
+
+
+def loop(X, y, weight, loss, penalty, w):
+    """One task and one output, row by row: value, gradient and Hessian."""
+    d = len(w)
+    value, gradient, hessian = 0.0, np.zeros(d), np.zeros((d, d))
+    for x, target, share in zip(X, y, weight / weight.sum(), strict=True):
+        v, slope, curvature = POINTWISE[loss](target, float(x @ w))
+        value += share * v
+        gradient += share * slope * x
+        hessian += share * curvature * np.outer(x, x)
+    penalty = penalty.ravel()
+    return value + sum(penalty * w * w) / 2, gradient + penalty * w, hessian + np.diag(penalty)
+
+
+def loops(X, Y, weight, loss, penalty, W):
+    """A stack of them: values (m,), gradients (m, d, k), Hessians (m, k, d, d)."""
+    outputs = range(Y.shape[2])
+    parts = [[loop(X[i], Y[i, :, j], weight[i], loss, penalty, W[i, :, j]) for j in outputs] for i in range(len(X))]
+    values = np.array([sum(part[0] for part in row) for row in parts])
+    gradients = np.array([np.transpose([part[1] for part in row]) for row in parts])
+    return values, gradients, np.array([[part[2] for part in row] for row in parts])
+
+
+def make_data(m=3, n=9, d=4, k=2, loss=squared_loss, seed=0):
+    rng = np.random.default_rng(seed)
+    X, Y = rng.normal(size=(m, n, d)), rng.normal(size=(m, n, k))
+    if loss is not squared_loss:
+        Y = np.sign(Y)
+    penalty = np.r_[np.full(d - 1, 0.3), 0.0][:, None]
+    return X, Y, rng.uniform(0.5, 2, (m, n)), loss, penalty
+
+
+def make_points(X, Y, seed=1):
+    rng = np.random.default_rng(seed)
+    shape = len(X), X.shape[2], Y.shape[2]
+    return rng.normal(size=shape), rng.normal(size=shape)
+
+
+def as_blocks(X):
+    m, n, d = X.shape
+    return BlockDiagonal.from_rows(sparse.csr_matrix(X.reshape(m * n, d)), m)
+
+
+@pytest.fixture(params=["dense", "sparse", "sparse and large"])
+def stacked(request, monkeypatch):
+    """How a stack holds its rows; large ones are never made dense."""
+    if request.param == "sparse and large":
+        monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 1)
+    return np.asarray if request.param == "dense" else as_blocks
+
+
+def thin(X, share=0.5, seed=2):
+    """Zeros in most places, a whole row of them among the rest."""
+    X = np.where(np.random.default_rng(seed).random(X.shape) < share, X, 0.0)
+    X[0, 0] = 0
+    return X
+
+
+def check_same(one, other, W, V):
+    for a, b in zip(one.expand(W)[:2], other.expand(W)[:2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(one.hessp(W, V), other.hessp(W, V), rtol=1e-12, atol=1e-12)
+
+
+def check_loops(stack, data, W, V):
+    value, gradient, hessian = loops(*data, W)
+    np.testing.assert_allclose(stack.value(W), value, rtol=1e-11)
+    np.testing.assert_allclose(stack.gradient(W), gradient, rtol=1e-11, atol=1e-12)
+    product = np.einsum("mkde,mek->mdk", hessian, V)
+    np.testing.assert_allclose(stack.hessp(W, V), product, rtol=1e-11, atol=1e-12)
+
+
+# linear tasks
+
+
+@LOSSES
+@SHAPES
+def test_linear_tasks_are_weighted_means_over_rows(loss, n):
+    data = make_data(n=n, loss=loss)
+    check_loops(LinearTasks(*data), data, *make_points(*data[:2]))
+
+
+@pytest.mark.parametrize("loss", [squared_loss, smooth_hinge_loss])
+def test_linear_tasks_against_finite_differences(loss):
+    stack = LinearTasks(*make_data(loss=loss))
+    W, V = make_points(stack.X, stack.Y)
+    h = 1e-5
+    slope = (stack.value(W + h * V) - stack.value(W - h * V)) / (2 * h)
+    np.testing.assert_allclose(np.sum(stack.gradient(W) * V, axis=(1, 2)), slope, rtol=1e-7)
+    bend = (stack.gradient(W + h * V) - stack.gradient(W - h * V)) / (2 * h)
+    np.testing.assert_allclose(stack.hessp(W, V), bend, rtol=1e-6, atol=1e-7)
+
+
+@LOSSES
+def test_padding_does_not_matter(loss):
+    X, Y, weight, *rest = make_data(loss=loss)
+    rng = np.random.default_rng(3)
+    padded = (
+        np.concatenate([X, 10 * rng.normal(size=(3, 2, 4))], axis=1),
+        np.concatenate([Y, np.sign(rng.normal(size=(3, 2, 2)))], axis=1),
+        np.concatenate([weight, np.zeros((3, 2))], axis=1),
+    )
+    stack, same = LinearTasks(*padded, *rest), LinearTasks(X, Y, weight, *rest)
+    check_same(stack, same, *make_points(X, Y))
+    np.testing.assert_allclose(stack.smoothness(), same.smoothness(), rtol=1e-12)
+    np.testing.assert_allclose(stack.weight, weight.sum(axis=1))
+
+
+@LOSSES
+def test_weights_are_repetition(loss):
+    X, Y, _, *rest = make_data(m=1, loss=loss)
+    times = np.array([1, 3, 0, 2, 1, 1, 5, 0, 2])
+    rows = np.repeat(np.arange(9), times)
+    weighted = LinearTasks(X, Y, times[None].astype(float), *rest)
+    repeated = LinearTasks(X[:, rows], Y[:, rows], np.ones((1, times.sum())), *rest)
+    check_same(weighted, repeated, *make_points(X, Y))
+    np.testing.assert_allclose(weighted.smoothness(), repeated.smoothness(), rtol=1e-12)
+
+
+@SHAPES
+def test_smoothness_is_the_largest_eigenvalue(n, stacked):
+    X, Y, weight, loss, penalty = make_data(n=n)
+    _, _, hessian = loops(X, Y, weight, loss, 0 * penalty, make_points(X, Y)[0])
+    largest = np.linalg.eigvalsh(hessian[:, 0])[:, -1]
+    stack = LinearTasks(stacked(X), Y, weight, loss, 0 * penalty)
+    np.testing.assert_allclose(stack.smoothness(), largest, rtol=1e-12)
+    np.testing.assert_allclose(stack.quadratic().smoothness(), largest, rtol=1e-12)
+    penalised = LinearTasks(stacked(X), Y, weight, loss, penalty)
+    for tasks in (penalised, penalised.quadratic()):
+        np.testing.assert_allclose(tasks.smoothness(), largest + 0.3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [squared_loss, squared_hinge_loss, smooth_hinge_loss])
+@SHAPES
+def test_smoothness_bounds_the_hessian_everywhere(loss, n):
+    data = make_data(n=n, loss=loss)
+    L = LinearTasks(*data).smoothness()
+    for scale in (0, 0.1, 0.3, 1, 3):
+        _, _, hessian = loops(*data, scale * make_points(*data[:2])[0])
+        largest = np.linalg.eigvalsh(hessian)[..., -1]
+        assert np.all(largest <= L[:, None] * (1 + 1e-12))
+
+
+@pytest.mark.parametrize("n", [9, 5])
+@pytest.mark.parametrize("form", [np.asarray, as_blocks])
+def test_smoothness_without_matrices(monkeypatch, n, form):
+    data = make_data(n=n, d=7)
+    truth = [
+        np.linalg.norm(x * np.sqrt(2 * s / s.sum())[:, None], 2) ** 2 for x, s in zip(data[0], data[2], strict=True)
+    ]
+    monkeypatch.setattr(tasks_module, "LARGEST_MATRIX", 3)
+    monkeypatch.setattr(tasks_module, "_gram", None)
+    stack = LinearTasks(form(data[0]), *data[1:4], np.zeros((7, 1)))
+    np.testing.assert_allclose(stack.smoothness(), truth, rtol=1e-8)
+
+
+def test_smoothness_without_matrices_of_nothing(monkeypatch):
+    X, *rest = make_data(d=7)
+    X[1] = 0
+    monkeypatch.setattr(tasks_module, "LARGEST_MATRIX", 3)
+    for form in (np.asarray, as_blocks):
+        assert LinearTasks(form(X), *rest).smoothness()[1] == 0.3
+
+
+@pytest.mark.parametrize("form", [np.asarray, as_blocks])
+def test_smoothness_without_matrices_of_comparisons(monkeypatch, form):
+    """One feature minus another, as in models of paired comparisons: the vector of ones tells nothing about X."""
+    X, *rest = make_data(d=7)
+    X = np.zeros_like(X)
+    for i, j in np.ndindex(3, 9):
+        X[i, j, j % 7], X[i, j, (j + i + 1) % 7] = 1, -1
+    truth = [np.linalg.norm(x * np.sqrt(2 * s / s.sum())[:, None], 2) ** 2 for x, s in zip(X, rest[1], strict=True)]
+    monkeypatch.setattr(tasks_module, "LARGEST_MATRIX", 3)
+    np.testing.assert_allclose(LinearTasks(form(X), *rest[:-1], np.zeros((7, 1))).smoothness(), truth, rtol=1e-8)
+
+
+# quadratic tasks
+
+
+@SHAPES
+def test_statistics_are_the_rows(n, stacked):
+    data = make_data(n=n)
+    stack = LinearTasks(stacked(data[0]), *data[1:]).quadratic()
+    assert stack.shape == (3, 4, 2)
+    np.testing.assert_allclose(stack.weight, data[2].sum(axis=1))
+    check_loops(stack, data, *make_points(*data[:2]))
+
+
+@pytest.mark.parametrize("kind", ["linear", "sparse", "quadratic"])
+@SHAPES
+@pytest.mark.parametrize("power", [0, 1, 2, 3, 6])
+@pytest.mark.parametrize("step", ["zero", "number", "per parameter", "per task"])
+@pytest.mark.parametrize("l2", [0.0, 0.4])
+def test_hessian_sum(kind, n, power, step, l2):
+    X, Y, weight, loss, _ = make_data(n=n)
+    penalty = np.array([l2, l2, l2, 0.0])[:, None]
+    step = {
+        "zero": 0.0,
+        "number": np.array([[0.1]]),
+        "per parameter": np.array([0.1, 0.0, 0.05, 0.2])[:, None],
+        "per task": np.array([0.1, 0.3, 0.02])[:, None, None],
+    }[step]
+    expected = np.zeros((4, 4))
+    for i in range(3):
+        _, _, H = loop(X[i], Y[i, :, 0], weight[i], loss, penalty, np.zeros(4))
+        a = np.diag(np.broadcast_to(step, (3, 4, 1))[i, :, 0])
+        expected += np.linalg.matrix_power(np.eye(4) - H @ a, power) @ H
+    stack = LinearTasks(as_blocks(X) if kind == "sparse" else X, Y, weight, loss, penalty)
+    stack = stack.quadratic() if kind == "quadratic" else stack
+    np.testing.assert_allclose(stack.hessian_sum(step, power), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [np.asarray, as_blocks])
+def test_scale_is_the_diagonal_of_the_hessian(form):
+    data = make_data()
+    diagonal = np.array([np.diag(H[0]) for H in loops(*data, make_points(*data[:2])[0])[2]])
+    rows = LinearTasks(form(data[0]), *data[1:])
+    statistics = rows.quadratic()
+    np.testing.assert_allclose(rows.scale, diagonal, rtol=1e-12)
+    np.testing.assert_allclose(statistics.scale, diagonal, rtol=1e-12)
+    np.testing.assert_allclose(statistics.take([2, 0]).scale, diagonal[[2, 0]], rtol=1e-12)
+    statistics.weight = np.array([1.0, 1.0, 3.0])
+    expected = [diagonal[1], (diagonal[0] + 3 * diagonal[2]) / 4]
+    np.testing.assert_allclose(statistics.reduce([1, 0, 1]).scale, expected, rtol=1e-12)
+
+
+def test_take_and_stacks(monkeypatch):
+    data = make_data(m=7)
+    stack = LinearTasks(*data).quadratic()
+    W, V = make_points(*data[:2])
+    some = [5, 0, 2]
+    check_loops(stack.take(some), [*(a[some] for a in data[:3]), *data[3:]], W[some], V[some])
+    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 3 * 4 * 4)
+    stacks = stack.stacks()
+    assert len(stacks) == 3
+    np.testing.assert_array_equal(np.concatenate([tasks for tasks, _ in stacks]), np.arange(7))
+    for tasks, build in stacks:
+        assert len(tasks) <= 3
+        check_loops(build(), [*(a[tasks] for a in data[:3]), *data[3:]], W[tasks], V[tasks])
+    whole = QuadraticTasks.concatenate([build() for _, build in stacks])
+    check_loops(whole, data, W, V)
+
+
+def test_stacks_hold_one_task_where_it_is_too_large(monkeypatch):
+    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 5)
+    stacks = LinearTasks(*make_data()).quadratic().stacks()
+    assert [tasks.tolist() for tasks, _ in stacks] == [[0], [1], [2]]
+
+
+def test_reduce_merges_parts_into_the_whole():
+    """Rows of three tasks dealt out to shards at random, in any order, with weights."""
+    data = make_data(n=12)
+    X, Y, weight, *rest = data
+    shard = np.random.default_rng(4).integers(0, 4, (3, 12))
+    parts, key = [], []
+    for s in (2, 0, 3, 1):
+        for i in (1, 2, 0):
+            rows = shard[i] == s
+            if rows.any():
+                parts.append(
+                    LinearTasks(X[i : i + 1, rows], Y[i : i + 1, rows], weight[i : i + 1, rows], *rest).quadratic()
+                )
+                key.append(i)
+    merged = QuadraticTasks.concatenate(parts).reduce(key)
+    assert len(parts) > 6
+    assert merged.shape == (3, 4, 2)
+    np.testing.assert_allclose(merged.weight, weight.sum(axis=1))
+    check_loops(merged, data, *make_points(X, Y))
+
+
+def test_reduce_to_the_mean_over_tasks():
+    """With equal weights, one key is the mean over tasks."""
+    data = make_data()
+    stack = LinearTasks(*data).quadratic()
+    stack.weight = np.full(3, 5.0)
+    w, v = (a[:1] for a in make_points(*data[:2]))
+    value, gradient, hessian = loops(*data, np.repeat(w, 3, axis=0))
+    mean = stack.reduce([0, 0, 0])
+    np.testing.assert_allclose(mean.value(w), [value.mean()], rtol=1e-12)
+    np.testing.assert_allclose(mean.gradient(w)[0], gradient.mean(axis=0), rtol=1e-11)
+    np.testing.assert_allclose(mean.hessp(w, v)[0], hessian.mean(axis=0)[0] @ v[0], rtol=1e-11)
+    assert mean.weight == [15]
+
+
+# sparse stacks
+
+
+def test_block_diagonal_multiplies_like_an_array():
+    X = thin(make_data(m=3, n=5, d=4)[0])
+    blocks = as_blocks(X)
+    rng = np.random.default_rng(5)
+    right, left, scale = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 5, 2)), rng.normal(size=(3, 5, 1))
+    assert blocks.shape == X.shape
+    assert blocks.mT.shape == (3, 4, 5)
+    np.testing.assert_array_equal(blocks.toarray(), X)
+    np.testing.assert_allclose(blocks @ right, [X[i] @ right[i] for i in range(3)], atol=1e-14)
+    np.testing.assert_allclose(blocks.mT @ left, [X[i].T @ left[i] for i in range(3)], atol=1e-14)
+    np.testing.assert_array_equal((scale * blocks).toarray(), scale * X)
+    for block, x in zip(blocks.blocks(), X, strict=True):
+        np.testing.assert_array_equal(block.toarray(), x)
+
+
+@LOSSES
+@SHAPES
+def test_sparse_is_dense(loss, n):
+    X, *rest = make_data(n=n, loss=loss)
+    X = thin(X)
+    check_loops(LinearTasks(as_blocks(X), *rest), (X, *rest), *make_points(X, rest[0]))
+
+
+# rows of a table, by task
+
+SIZES = [1, 7, 3, 1, 12, 4, 3, 30, 1, 5, 11, 6]
+
+
+class Table:
+    """Rows of tasks of the given sizes, in random order; `task(i)` is task i picked out by a mask."""
+
+    def __init__(self, form=np.asarray, sizes=SIZES, loss=squared_loss, fit_intercept=True, l2=0.3, n_features=3, k=2):
+        rng = np.random.default_rng(6)
+        self.codes = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+        n = len(self.codes)
+        X = np.where(rng.random((n, n_features)) < 0.7, rng.normal(size=(n, n_features)), 0).astype(np.float32)
+        self.given = form(X)
+        self.Y = rng.normal(size=(n, k))
+        if loss is not squared_loss:
+            self.Y = np.sign(self.Y)
+        self.weight = rng.uniform(0.5, 2, n)
+        self.loss = loss
+        self.X = X.astype(float)
+        self.penalty = np.full((n_features, 1), l2)
+        if fit_intercept:
+            self.X = np.c_[self.X, np.ones(n)]
+            self.penalty = np.vstack([self.penalty, [[0.0]]])
+        self.rows = TaskRows(self.given, self.Y, self.weight, self.codes, loss, l2, fit_intercept)
+        self.W, self.V = (
+            rng.normal(size=(len(sizes), n_features + fit_intercept, k)),
+            rng.normal(size=(len(sizes), n_features + fit_intercept, k)),
+        )
+
+    def task(self, i):
+        mine = self.codes == i
+        return self.X[None, mine], self.Y[None, mine], self.weight[None, mine], self.loss, self.penalty
+
+    def check(self, stack, tasks):
+        """The stack's tasks are those of the table."""
+        W, V = self.W[tasks], self.V[tasks]
+        value, gradient, hessp = stack.expand(W)
+        for i, v, g, p in zip(tasks, value, gradient, hessp(V), strict=True):
+            own = loops(*self.task(i), self.W[[i]])
+            np.testing.assert_allclose(v, own[0][0], rtol=1e-11)
+            np.testing.assert_allclose(g, own[1][0], rtol=1e-11, atol=1e-12)
+            np.testing.assert_allclose(p, np.einsum("kde,ek->dk", own[2][0], self.V[i]), rtol=1e-11, atol=1e-12)
+        weight = [self.weight[self.codes == i].sum() for i in tasks]
+        np.testing.assert_allclose(stack.weight, weight)
+
+
+@FORM
+@INTERCEPT
+@pytest.mark.parametrize("structure", ["one quadratic", "smooth"])
+@pytest.mark.parametrize("limit", [20, 100, 1_000_000])
+def test_stacks_of_ragged_tasks(monkeypatch, form, fit_intercept, structure, limit):
+    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", limit)
+    table = Table(form, fit_intercept=fit_intercept)
+    assert table.rows.shape == (len(SIZES), 3 + fit_intercept, 2)
+    stacks = table.rows.stacks(structure)
+    np.testing.assert_array_equal(np.sort(np.concatenate([tasks for tasks, _ in stacks])), np.arange(len(SIZES)))
+    for tasks, build in stacks:
+        stack = build()
+        few_rows = max(SIZES[i] for i in tasks) < table.rows.n_parameters
+        assert isinstance(stack, QuadraticTasks) == (structure == "one quadratic" and not few_rows)
+        table.check(stack, tasks)
+
+
+@FORM
+@pytest.mark.parametrize("loss", [hinge_loss, squared_hinge_loss, smooth_hinge_loss])
+def test_stacks_of_any_loss(form, loss):
+    table = Table(form, loss=loss)
+    for tasks, build in table.rows.stacks("smooth"):
+        table.check(build(), tasks)
+
+
+@FORM
+@INTERCEPT
+def test_all_statistics_are_in_task_order(monkeypatch, form, fit_intercept):
+    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 60)
+    table = Table(form, fit_intercept=fit_intercept)
+    table.check(table.rows.all_statistics(), np.arange(len(SIZES)))
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("limit", [400, 2000])
+def test_stack_size(monkeypatch, form, limit):
+    """A stack holds at most so many numbers (of sparse rows about so many); few stacks, and little padding in each."""
+    sizes = np.random.default_rng(7).integers(1, 40, 200)
+    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", limit)
+    table = Table(form, sizes=sizes, n_features=4)
+    stacks = table.rows.stacks("smooth")
+    assert len(stacks) < 100
+    for tasks, _ in stacks:
+        longest = sizes[tasks].max()
+        assert longest <= 1.25 * sizes[tasks].min()
+        if form is np.asarray:
+            assert len(tasks) * longest * 5 <= limit
+        else:
+            assert sum(np.count_nonzero(table.task(i)[0]) for i in tasks) <= 1.3 * limit
+
+
+@FORM
+@INTERCEPT
+def test_task_larger_than_a_stack_is_summed_in_parts(monkeypatch, form, fit_intercept):
+    table = Table(form, sizes=[2, 57, 3], fit_intercept=fit_intercept)
+    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 40)
+    gather, parts = table.rows._gather, []
+    monkeypatch.setattr(table.rows, "_gather", lambda rows, weight: parts.append(rows.size) or gather(rows, weight))
+    (build,) = (build for tasks, build in table.rows.stacks("one quadratic") if 1 in tasks)
+    stack = build()
+    assert sum(parts) == 57
+    assert len(parts) >= 4
+    assert (max(parts) - 1) * table.rows.n_parameters < 40
+    table.check(stack, [1])
+
+
+def test_one_row_tasks(monkeypatch):
+    """Many at once: as many as fit in a stack."""
+    table = Table(sizes=[1] * 50)
+    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 80)
+    stacks = table.rows.stacks("one quadratic")
+    assert [len(tasks) for tasks, _ in stacks] == [20, 20, 10]
+    for tasks, build in stacks:
+        table.check(build(), tasks)
+
+
+def test_order_of_rows_does_not_matter():
+    table = Table()
+    order = np.random.default_rng(8).permutation(len(table.codes))
+    rows = TaskRows(
+        table.given[order], table.Y[order], table.weight[order], table.codes[order], squared_loss, 0.3, True
+    )
+    table.check(rows.all_statistics(), np.arange(len(SIZES)))
+
+
+def test_rows_are_computed_in_double_precision():
+    """float32 features of size 1e4 lose half their digits when squared in float32."""
+    table = Table(lambda X: np.float32(1e4) * X)
+    X = table.given.astype(float)
+    mine = table.codes == 7
+    scaled = np.sqrt(table.weight[mine] / table.weight[mine].sum())[:, None] * X[mine]
+    (H,) = table.rows.statistics([7]).H
+    np.testing.assert_allclose(H[:3, :3], 2 * scaled.T @ scaled, rtol=1e-9)
