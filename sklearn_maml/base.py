@@ -1,6 +1,7 @@
 """The mixins: a pointwise `task_loss(y, z)` plus these is a meta-learning estimator."""
 
 import copy
+import inspect
 import warnings
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -44,8 +45,8 @@ _FLOATS = [np.float64, np.float32]
 _ONE_TASK = (
     "{} got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
     "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
-    "reach fit: use cross_validate(..., params={{'groups': g}}) or pipe.fit(X, y, step__groups=g), or turn routing on: "
-    "sklearn.set_config(enable_metadata_routing=True)."
+    "reach fit: pass cross_validate(..., params={{'groups': g}}) or, to the fit of a Pipeline or of a search over one, "
+    "step__groups=g; or turn routing on, sklearn.set_config(enable_metadata_routing=True)."
 )
 _NEW_STREAM = (
     "{}.partial_fit starts anew: fit and adapt keep no statistics of their rows that it could go on from. Meta-train "
@@ -152,6 +153,9 @@ class BiMAMLMixin:
     def __init_subclass__(cls, **kwargs):
         if cls.score in (RegressorMixin.score, ClassifierMixin.score):  # listed first, and cannot take groups
             cls.score = BiMAMLMixin.score
+        if "_parameter_constraints" not in vars(cls):  # those of the parameters that this class has
+            names = list(inspect.signature(cls).parameters)
+            cls._parameter_constraints = {n: cls._parameter_constraints.get(n, "no_validation") for n in names}
         super().__init_subclass__(**kwargs)
 
     def __sklearn_tags__(self):

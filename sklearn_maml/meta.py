@@ -130,7 +130,7 @@ class MAMLLoss(Function):
             h = np.cbrt(np.finfo(float).eps) * (1 + np.linalg.norm(w)) / (np.linalg.norm(v) or 1.0)
             return (self._expand(w + h * v)[1] - self._expand(w - h * v)[1]) / (2 * h)
 
-        return value, gradient, exact if self.structure == "quadratic" or self.n_steps == 0 else differences
+        return value, gradient, differences if self.n_steps and self.structure == "smooth" else exact
 
     @cached_property
     def _origin(self):

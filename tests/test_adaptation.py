@@ -199,8 +199,15 @@ def test_an_adapted_estimator_shares_no_state_that_changes():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize(("intercept", "convert"), [(True, sparse.csr_array), (True, np.asarray), (False, np.asarray)])
+@pytest.mark.parametrize(
+    ("step", "intercept", "convert"),
+    [
+        ("float", True, sparse.csr_array),
+        ("array", False, np.asarray),
+        ("auto", True, np.asarray),
+        ("auto", False, sparse.csr_array),
+    ],
+)
 def test_groups_are_a_loop_over_tasks(target, step, intercept, convert):
     y, step = TARGETS[target], STEPS[step]
     step = step[: 3 + intercept] if isinstance(step, np.ndarray) else step
