@@ -45,8 +45,9 @@ _FLOATS = [np.float64, np.float32]
 _ONE_TASK = (
     "{} got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
     "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
-    "reach fit: pass cross_validate(..., params={{'groups': g}}) or, to the fit of a Pipeline or of a search over one, "
-    "step__groups=g; or turn routing on, sklearn.set_config(enable_metadata_routing=True)."
+    "reach fit: use cross_validate(..., params={{'groups': g}}) or pipe.fit(X, y, step__groups=g), in a search over a "
+    "Pipeline search.fit(X, y, groups=g, step__groups=g); or turn routing on, which always works: "
+    "sklearn.set_config(enable_metadata_routing=True)."
 )
 _NEW_STREAM = (
     "{}.partial_fit starts anew: fit and adapt keep no statistics of their rows that it could go on from. Meta-train "

@@ -45,8 +45,8 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
           gradient, unless F is quadratic.
         - "exact": the minimiser nearest to the start, by one linear solve; quadratic F (the squared loss) only. For
           "bimaml" the start is the minimiser of f.
-        - "auto": "lbfgs". For the squared hinge, whose grad F jumps, a point where the gradients nearby cancel out and F
-          cannot be decreased further counts as converged, like norm(grad F) <= `tol`. For the hinge, whose F jumps,
+        - "auto": "lbfgs". For the squared hinge, whose grad F jumps, a point where the gradients nearby cancel out and
+          F cannot be decreased further counts as converged, like norm(grad F) <= `tol`. For the hinge, whose F jumps,
           subgradient descent with decreasing steps, of which the best iterate is kept. For "fomaml" "gd".
     inner_step_size : "auto", float or array-like of shape (n_parameters,), default="auto"
         Step size alpha of the adaptation, in training and in `adapt`. A float is taken as it is, an array is one step
