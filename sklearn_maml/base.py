@@ -19,7 +19,8 @@ from ._sklearn import Interval, StrOptions
 from ._validation import check_inner_step_size, check_weight, from_parameters, initial_parameters, to_parameters
 from .exceptions import SingleTaskWarning
 from .groups import encode_groups, find_tasks, merge_tasks
-from .tasks import LARGEST_MATRIX, NUMBERS_PER_STACK, QuadraticTasks, TaskRows
+from .rows import TaskRows
+from .tasks import LARGEST_MATRIX, NUMBERS_PER_STACK, QuadraticTasks
 from .training import TRAINING_PARAMETERS, adapt_all, meta_train
 
 Matrix = ArrayLike | sparse.spmatrix | sparse.sparray

@@ -145,7 +145,7 @@ def test_codes_agree_with_a_plain_dictionary():
     assert tasks.tolist() == sorted(set(ids))
 
 
-NAN, NAT = float("nan"), np.datetime64("NaT")
+NAN, NAT = float("nan"), np.datetime64("NaT", "s")
 MISSING = {  # rows 1 and 3 of four are missing
     "None among str": ["a", None, "b", None],
     "NaN among str": ["a", NAN, "b", NAN],

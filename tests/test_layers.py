@@ -14,7 +14,7 @@ PACKAGE = Path(sklearn_maml.__file__).parent
 LAYERS = [  # a file may import from the lines above its own
     {"losses", "exceptions", "groups", "kinks", "_sklearn", "_validation"},
     {"tasks"},
-    {"meta"},
+    {"meta", "rows"},
     {"solvers"},
     {"training"},
     {"base"},

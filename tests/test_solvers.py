@@ -12,6 +12,7 @@ from sklearn.svm import LinearSVC
 
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
 from sklearn_maml.meta import MAMLLoss, collapse, inner_step
+from sklearn_maml.rows import TaskRows
 from sklearn_maml.solvers import (
     SOLVERS,
     biphasic,
@@ -23,7 +24,7 @@ from sklearn_maml.solvers import (
     newton_cg,
     subgradient_descent,
 )
-from sklearn_maml.tasks import LinearTasks, TaskRows
+from sklearn_maml.tasks import LinearTasks
 from sklearn_maml.training import meta_train
 
 STRUCTURE = {

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from sklearn_maml import tasks as tasks_module
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.tasks import BlockDiagonal, LinearTasks, QuadraticTasks, TaskRows
+from sklearn_maml.tasks import BlockDiagonal, LinearTasks, QuadraticTasks
 
 POINTWISE = {  # loss: value, slope, curvature for numbers y, z
     squared_loss: lambda y, z: ((y - z) ** 2, 2 * (z - y), 2.0),
@@ -22,8 +22,6 @@ POINTWISE = {  # loss: value, slope, curvature for numbers y, z
 }
 LOSSES = pytest.mark.parametrize("loss", POINTWISE, ids=lambda loss: loss.__name__)
 SHAPES = pytest.mark.parametrize("n", [9, 2], ids=["n > d", "n < d"])
-INTERCEPT = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
-FORM = pytest.mark.parametrize("form", [np.asarray, sparse.csr_array, sparse.csr_matrix, np.float32])
 
 
 def loop(X, y, weight, loss, penalty, w):
@@ -333,145 +331,3 @@ def test_sparse_is_dense(loss, n):
     X, *rest = make_data(n=n, loss=loss)
     X = thin(X)
     check_loops(LinearTasks(as_blocks(X), *rest), (X, *rest), *make_points(X, rest[0]))
-
-
-# rows of a table, by task
-
-SIZES = [1, 7, 3, 1, 12, 4, 3, 30, 1, 5, 11, 6]
-
-
-class Table:
-    """Rows of tasks of the given sizes, in random order; `task(i)` is task i picked out by a mask."""
-
-    def __init__(self, form=np.asarray, sizes=SIZES, loss=squared_loss, fit_intercept=True, l2=0.3, n_features=3, k=2):
-        rng = np.random.default_rng(6)
-        self.codes = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-        n = len(self.codes)
-        X = np.where(rng.random((n, n_features)) < 0.7, rng.normal(size=(n, n_features)), 0).astype(np.float32)
-        self.given = form(X)
-        self.Y = rng.normal(size=(n, k))
-        if loss is not squared_loss:
-            self.Y = np.sign(self.Y)
-        self.weight = rng.uniform(0.5, 2, n)
-        self.loss = loss
-        self.X = X.astype(float)
-        self.penalty = np.full((n_features, 1), l2)
-        if fit_intercept:
-            self.X = np.c_[self.X, np.ones(n)]
-            self.penalty = np.vstack([self.penalty, [[0.0]]])
-        self.rows = TaskRows(self.given, self.Y, self.weight, self.codes, loss, l2, fit_intercept)
-        self.W, self.V = (
-            rng.normal(size=(len(sizes), n_features + fit_intercept, k)),
-            rng.normal(size=(len(sizes), n_features + fit_intercept, k)),
-        )
-
-    def task(self, i):
-        mine = self.codes == i
-        return self.X[None, mine], self.Y[None, mine], self.weight[None, mine], self.loss, self.penalty
-
-    def check(self, stack, tasks):
-        """The stack's tasks are those of the table."""
-        W, V = self.W[tasks], self.V[tasks]
-        value, gradient, hessp = stack.expand(W)
-        for i, v, g, p in zip(tasks, value, gradient, hessp(V), strict=True):
-            own = loops(*self.task(i), self.W[[i]])
-            np.testing.assert_allclose(v, own[0][0], rtol=1e-11)
-            np.testing.assert_allclose(g, own[1][0], rtol=1e-11, atol=1e-12)
-            np.testing.assert_allclose(p, np.einsum("kde,ek->dk", own[2][0], self.V[i]), rtol=1e-11, atol=1e-12)
-        weight = [self.weight[self.codes == i].sum() for i in tasks]
-        np.testing.assert_allclose(stack.weight, weight)
-
-
-@FORM
-@INTERCEPT
-@pytest.mark.parametrize("structure", ["one quadratic", "smooth"])
-@pytest.mark.parametrize("limit", [20, 100, 1_000_000])
-def test_stacks_of_ragged_tasks(monkeypatch, form, fit_intercept, structure, limit):
-    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", limit)
-    table = Table(form, fit_intercept=fit_intercept)
-    assert table.rows.shape == (len(SIZES), 3 + fit_intercept, 2)
-    stacks = table.rows.stacks(structure)
-    np.testing.assert_array_equal(np.sort(np.concatenate([tasks for tasks, _ in stacks])), np.arange(len(SIZES)))
-    for tasks, build in stacks:
-        stack = build()
-        few_rows = max(SIZES[i] for i in tasks) < table.rows.n_parameters
-        assert isinstance(stack, QuadraticTasks) == (structure == "one quadratic" and not few_rows)
-        table.check(stack, tasks)
-
-
-@FORM
-@pytest.mark.parametrize("loss", [hinge_loss, squared_hinge_loss, smooth_hinge_loss])
-def test_stacks_of_any_loss(form, loss):
-    table = Table(form, loss=loss)
-    for tasks, build in table.rows.stacks("smooth"):
-        table.check(build(), tasks)
-
-
-@FORM
-@INTERCEPT
-def test_all_statistics_are_in_task_order(monkeypatch, form, fit_intercept):
-    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 60)
-    table = Table(form, fit_intercept=fit_intercept)
-    table.check(table.rows.all_statistics(), np.arange(len(SIZES)))
-
-
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
-@pytest.mark.parametrize("limit", [400, 2000])
-def test_stack_size(monkeypatch, form, limit):
-    """A stack holds at most so many numbers (of sparse rows about so many); few stacks, and little padding in each."""
-    sizes = np.random.default_rng(7).integers(1, 40, 200)
-    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", limit)
-    table = Table(form, sizes=sizes, n_features=4)
-    stacks = table.rows.stacks("smooth")
-    assert len(stacks) < 100
-    for tasks, _ in stacks:
-        longest = sizes[tasks].max()
-        assert longest <= 1.25 * sizes[tasks].min()
-        if form is np.asarray:
-            assert len(tasks) * longest * 5 <= limit
-        else:
-            assert sum(np.count_nonzero(table.task(i)[0]) for i in tasks) <= 1.3 * limit
-
-
-@FORM
-@INTERCEPT
-def test_task_larger_than_a_stack_is_summed_in_parts(monkeypatch, form, fit_intercept):
-    table = Table(form, sizes=[2, 57, 3], fit_intercept=fit_intercept)
-    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 40)
-    gather, parts = table.rows._gather, []
-    monkeypatch.setattr(table.rows, "_gather", lambda rows, weight: parts.append(rows.size) or gather(rows, weight))
-    (build,) = (build for tasks, build in table.rows.stacks("one quadratic") if 1 in tasks)
-    stack = build()
-    assert sum(parts) == 57
-    assert len(parts) >= 4
-    assert (max(parts) - 1) * table.rows.n_parameters < 40
-    table.check(stack, [1])
-
-
-def test_one_row_tasks(monkeypatch):
-    """Many at once: as many as fit in a stack."""
-    table = Table(sizes=[1] * 50)
-    monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 80)
-    stacks = table.rows.stacks("one quadratic")
-    assert [len(tasks) for tasks, _ in stacks] == [20, 20, 10]
-    for tasks, build in stacks:
-        table.check(build(), tasks)
-
-
-def test_order_of_rows_does_not_matter():
-    table = Table()
-    order = np.random.default_rng(8).permutation(len(table.codes))
-    rows = TaskRows(
-        table.given[order], table.Y[order], table.weight[order], table.codes[order], squared_loss, 0.3, True
-    )
-    table.check(rows.all_statistics(), np.arange(len(SIZES)))
-
-
-def test_rows_are_computed_in_double_precision():
-    """float32 features of size 1e4 lose half their digits when squared in float32."""
-    table = Table(lambda X: np.float32(1e4) * X)
-    X = table.given.astype(float)
-    mine = table.codes == 7
-    scaled = np.sqrt(table.weight[mine] / table.weight[mine].sum())[:, None] * X[mine]
-    (H,) = table.rows.statistics([7]).H
-    np.testing.assert_allclose(H[:3, :3], 2 * scaled.T @ scaled, rtol=1e-9)
