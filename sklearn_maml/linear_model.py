@@ -84,14 +84,14 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         task's gradient and Hessian product up to then. For solver "ode" also "time".
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had names that are all strings.
     tasks_ : ndarray of shape (n_tasks,)
         After `adapt` with groups: the tasks adapted to.
-    task_coef_ : ndarray of shape (n_tasks,) + shape of coef_
-        After `adapt` with groups: their coefficients.
-    task_intercept_ : ndarray of shape (n_tasks,) + shape of intercept_
-        After `adapt` with groups: their intercepts.
+    task_coef_ : ndarray of shape (n_tasks, ...)
+        After `adapt` with groups: their coefficients, each of the shape of `coef_`.
+    task_intercept_ : ndarray of shape (n_tasks, ...)
+        After `adapt` with groups: their intercepts, each of the shape of `intercept_`.
 
     See Also
     --------
