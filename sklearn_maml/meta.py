@@ -102,6 +102,11 @@ class MAMLLoss(Function):
         """Whether F is a single quadratic with its matrix at hand: see :func:`collapse`."""
         return self.structure == "quadratic" and self.n_tasks == 1 and isinstance(self.stacks[0][0], QuadraticTasks)
 
+    @property
+    def scale(self):
+        """Curvature of f in each parameter, of shape (d,), if F is one quadratic."""
+        return self.stacks[0][0].scale[0]
+
     def _mean(self, w):
         """Value, gradient and the stacks' Hessian products; overflow is left to whoever looks at the value."""
         calls = [(maml, tasks, w, step, self.n_steps, self.first_order) for tasks, step in self.stacks]

@@ -160,7 +160,7 @@ def _integrate(F, w0, step, tol, horizon, callback):
         w0.ravel(),
         method="BDF" if w0.size <= LARGEST_STIFF else "RK45",
         events=arrived,
-        rtol=1e-8 if F.structure == "smooth" else 1e-6,
+        rtol=1e-6 if F.structure == "differentiable" else 1e-8,
         atol=max(1e-14, min(1e-8, 0.1 * step * tol)),
     )
     w = solution.y[:, -1].reshape(w0.shape)
@@ -184,7 +184,7 @@ def exact(F, w0, *, step_size="auto", tol, max_iter, callback):
     rounding = 0.0
     if F.is_one_quadratic:
         A = hessp(np.eye(len(w0)))
-        w = w0 - _solve_minimum_norm(A, gradient, F.stacks[0][0].scale[0])
+        w = w0 - _solve_minimum_norm(A, gradient, F.scale)
         rounding = 1e-10 * (norm + np.linalg.norm(A) * np.linalg.norm(w))
     else:
         w = w0 - _conjugate_gradients(hessp, gradient, tol, max_iter)
@@ -355,11 +355,14 @@ def biphasic(solve, f, F, w0, *, switch_tol, step_size="auto", tol, max_iter, ca
     left = max_iter if direct else max_iter - first.nit
     if left <= 0:
         first.success = False
-        first.message = f"the first phase did not come to norm(grad f) <= switch_tol={switch_tol:.1e} in max_iter"
+        first.message = (
+            f"max_iter was used up before norm(grad f) <= switch_tol={switch_tol:.1e} let F take over from f"
+        )
         return first
     second = phase(2, F, first.x, tol, left)
     second.nit += first.nit
-    second.step_size = second.step_size and np.array([first.step_size, second.step_size])
+    if second.step_size and isinstance(step_size, str):
+        second.step_size = np.array([first.step_size, second.step_size])
     return second
 
 
