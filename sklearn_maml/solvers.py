@@ -356,7 +356,7 @@ def biphasic(solve, f, F, w0, *, switch_tol, step_size="auto", tol, max_iter, ca
     if left <= 0:
         first.success = False
         first.message = (
-            f"max_iter was used up before norm(grad f) <= switch_tol={switch_tol:.1e} let F take over from f"
+            f"the first phase, until norm(grad f) <= switch_tol={switch_tol:.1e}, used up max_iter: raise one of them"
         )
         return first
     second = phase(2, F, first.x, tol, left)

@@ -341,9 +341,8 @@ def test_auto_meta_step_is_stable_and_one_over_smoothness():
     model = MAMLRegressor(solver="gd", max_iter=20_000).fit(X, y, groups=groups)
     assert model.meta_step_size_.shape == (2,)
     assert_allclose(model.meta_step_size_[0], 1 / L, rtol=1e-10)
-    assert MAMLRegressor(solver="gd", meta_step_size=0.05, max_iter=20_000).fit(
-        X, y, groups=groups
-    ).meta_step_size_.tolist() == [0.05, 0.05]
+    model = MAMLRegressor(solver="gd", meta_step_size=0.05, max_iter=20_000).fit(X, y, groups=groups)
+    assert model.meta_step_size_ == 0.05
 
 
 def test_auto_inner_step_size():
