@@ -40,6 +40,7 @@ _FITTED = (
     "tasks_",
     "task_coef_",
     "task_intercept_",
+    "_has_intercept",
     "_stream",
 )
 _FLOATS = [np.float64, np.float32]
@@ -509,6 +510,8 @@ class BiMAMLMixin:
 
     def _parameters(self, coef=None, intercept=None):
         """Parameters, (..., d, k), of the initialisation or of these coefficients and intercepts."""
+        if self._has_intercept != self.fit_intercept:
+            raise ValueError("fit_intercept was changed after fit: set it back, or fit again")
         if coef is None:
             coef, intercept = self.coef_, self.intercept_
         return to_parameters(coef, intercept, one_output=self.coef_.ndim == 1, fit_intercept=self.fit_intercept)
@@ -534,6 +537,7 @@ class BiMAMLMixin:
         self.coef_, self.intercept_ = from_parameters(
             result.x, X.dtype, one_output=one_output, fit_intercept=self.fit_intercept
         )
+        self._has_intercept = self.fit_intercept
         self.inner_step_size_ = result.inner_step_size
         self.meta_step_size_ = result.step_size
         self.switch_tol_ = result.switch_tol

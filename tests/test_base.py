@@ -448,6 +448,17 @@ def test_an_inner_step_that_is_far_too_large():
         quiet(model.adapt, 1e3 * X, y)
 
 
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_intercept_is_not_lost_by_changing_the_parameter(cls):
+    model = cls().fit(X, Y[cls], groups=GROUPS).set_params(fit_intercept=False, warm_start=True)
+    with pytest.raises(ValueError, match="fit_intercept was changed"):
+        model.adapt(X, Y[cls])
+    with pytest.raises(ValueError, match="fit_intercept was changed"):
+        model.fit(X, Y[cls], groups=GROUPS)
+    model.set_params(warm_start=False).fit(X, Y[cls], groups=GROUPS)
+    assert not np.any(model.adapt(X, Y[cls]).intercept_)
+
+
 NOT_CONVERGED = {
     "gd": ({"solver": "gd", "algorithm": "maml", "max_iter": 3}, "raise max_iter"),
     "first phase": ({"solver": "gd", "switch_tol": 1e-9, "max_iter": 3}, "first phase.* switch_tol=1.0e-09.*raise"),
