@@ -25,6 +25,7 @@ from .training import TRAINING_PARAMETERS, adapt_all, meta_train
 
 Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
 
+_PER_TASK = ("tasks_", "task_coef_", "task_intercept_")
 _FITTED = (
     "n_features_in_",
     "feature_names_in_",
@@ -37,11 +38,9 @@ _FITTED = (
     "switch_tol_",
     "n_iter_",
     "history_",
-    "tasks_",
-    "task_coef_",
-    "task_intercept_",
     "_has_intercept",
     "_stream",
+    *_PER_TASK,
 )
 _FLOATS = [np.float64, np.float32]
 _ONE_TASK = (
@@ -250,11 +249,11 @@ class BiMAMLMixin:
             With the squared loss, if the estimator was fitted by `fit` or `adapt`: they keep no statistics to go on
             from, so that a new stream starts.
         """
+        self._validate_params()
         _warn_of_one_task(self, groups)
         return self._partial_fit(X, y, groups, sample_weight)
 
     def _partial_fit(self, X, y, groups, sample_weight, classes=None):
-        self._validate_params()
         if self.task_structure == "quadratic":
             first, meta_train_on = not hasattr(self, "_stream"), BiMAMLMixin._add_statistics
         else:
@@ -353,7 +352,7 @@ class BiMAMLMixin:
         if self.n_inner_steps and self.task_structure != "subdifferentiable":
             _warn_of_overshooting(step_size, safe)
         new = copy.copy(self)
-        for name in ("_stream", "tasks_", "task_coef_", "task_intercept_"):
+        for name in ("_stream", *_PER_TASK):
             vars(new).pop(name, None)
         new.inner_step_size_ = steps
         public = {"dtype": self.coef_.dtype, "one_output": self.coef_.ndim == 1, "fit_intercept": self.fit_intercept}
@@ -532,7 +531,7 @@ class BiMAMLMixin:
 
     def _set_fit(self, result, X, y):
         one_output = y.ndim == 1 and not is_classifier(self)
-        for name in ("tasks_", "task_coef_", "task_intercept_"):
+        for name in _PER_TASK:
             vars(self).pop(name, None)
         self.coef_, self.intercept_ = from_parameters(
             result.x, X.dtype, one_output=one_output, fit_intercept=self.fit_intercept

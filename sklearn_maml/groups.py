@@ -66,15 +66,15 @@ def _encode_objects(ids):
 
 def _as_array(tasks):
     """Different ids of one plain type as an array of that type, others as objects."""
+    array = np.fromiter(tasks, dtype=object, count=len(tasks))
     if all(isinstance(i, date) and getattr(i, "tzinfo", None) is None for i in tasks):
-        array = np.array(tasks, dtype="datetime64[us]")
+        plain = array.astype("datetime64[us]")
     elif len({type(i) for i in tasks}) == 1 and type(tasks[0]) in (str, int, bool, float):
-        array = np.array(tasks)
+        plain = np.array(tasks)
     else:
-        return np.fromiter(tasks, dtype=object, count=len(tasks))
-    if len(set(array.tolist())) == len(tasks):
         return array
-    return np.fromiter(tasks, dtype=object, count=len(tasks))  # nanoseconds, integers beyond 64 bits
+    different = len(set(plain.tolist())) == len(tasks)  # nanoseconds, integers beyond 64 bits may have become equal
+    return plain if different else array
 
 
 def _in_common_unit(tasks):

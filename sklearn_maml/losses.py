@@ -42,11 +42,12 @@ def curvature_bound(loss, y):
     The largest curvature at z = 0, at y/2 and at y, from both sides, where the losses in use are most curved; and the
     change of slope between 0 and y, which is all the curvature that a hinge has.
     """
-    curvature = loss(y, y)[2]
-    if np.ndim(curvature) == 0:
-        return np.full(y.shape, curvature)
+    _, slope_y, bound = loss(y, y)
+    if np.ndim(bound) == 0:
+        return np.full(y.shape, bound)
+    _, slope_0, curvature_0 = loss(y, np.zeros(y.shape))
+    bound = np.maximum(bound, curvature_0)
     aside = 1e-6 * (1 + np.abs(y))
-    (_, slope_0, bound), (_, slope_y, _) = loss(y, np.zeros(y.shape)), loss(y, y)
-    for z in (y / 2, y - aside, y, y + aside):
+    for z in (y / 2, y - aside, y + aside):
         bound = np.maximum(bound, loss(y, z)[2])
     return np.maximum(bound, np.divide(slope_y - slope_0, y, out=np.zeros(y.shape), where=y != 0))

@@ -48,13 +48,10 @@ class TaskRows:
     def stacks(self, structure):
         """The tasks in stacks of similar sizes: pairs of task numbers and the function that builds the stack."""
         d = self.n_parameters
-        build = self.quadratic if structure == "one quadratic" else self.linear
-        if sparse.issparse(self.X) and build == self.linear:
-            density = 2 + self.X.nnz // self.X.shape[0]
-            runs = self._cut(lambda n: n * density + d)
-        else:
-            runs = self._cut(lambda n: n * d)
-        return [(tasks, partial(build, tasks)) for tasks in runs]
+        if structure == "one quadratic":
+            return [(tasks, partial(self.quadratic, tasks)) for tasks in self._cut(lambda n: n * d)]
+        density, more = (2 + self.X.nnz // self.X.shape[0], d) if sparse.issparse(self.X) else (d, 0)
+        return [(tasks, partial(self.linear, tasks)) for tasks in self._cut(lambda n: n * density + more)]
 
     def _cut(self, numbers):
         """Task numbers in runs of similar sizes; ``numbers(n)`` is how many a task of n rows adds to a stack."""

@@ -98,23 +98,20 @@ def _exponential(F, w0, step, tol, horizon, callback):
     eigenvalues, Q = np.linalg.eigh(hessp(np.eye(len(w0))))
     if eigenvalues[0] < -1e-8 * eigenvalues[-1]:
         raise ValueError(_NO_MINIMUM)
-    rates = step * eigenvalues[:, None]
+    rates = step * eigenvalues.clip(0)[:, None]
     gradient = Q.T @ gradient
 
     def norm(t):
         return np.linalg.norm(np.exp(-rates * t) * gradient)
 
     def decay(rates, t):  # integral of exp(-rates s) over s in [0, t]
-        with np.errstate(over="ignore"):
-            return np.where(rates == 0, t, -np.expm1(-rates * t) / np.where(rates == 0, 1, rates))
+        return np.where(rates == 0, t, -np.expm1(-rates * t) / np.where(rates == 0, 1, rates))
 
     success = norm(horizon) <= tol
     time = _first_time(norm, tol, 0.0, horizon) if success else horizon
     for t in _record_times(time):
         w = w0 - step * Q @ (decay(rates, t) * gradient)
-        now = value - step * np.sum(decay(2 * rates, t) * gradient * gradient)
-        callback(w, now, norm(t), t)
-    _check_descent(F, now, value, step)
+        callback(w, value - step * np.sum(decay(2 * rates, t) * gradient * gradient), norm(t), t)
     return w, time, "" if success else _OUT_OF_TIME
 
 

@@ -6,7 +6,7 @@ thing summarised in d x d numbers (:class:`QuadraticTasks`). Nothing outside thi
 
 import math
 from abc import ABC, abstractmethod
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from scipy import sparse
@@ -88,7 +88,7 @@ class LinearTasks(Function):
         Without a penalty H = U U', and (I - H a)^p H = T_q'T_r with q + r = p, T_0 = U', T_(j+1) = T_j (I - a H). With
         one H = diag(penalty) + U U', and every product is a diagonal plus a matrix L R' of low rank.
         """
-        rows = self._weighted_rows()
+        rows = self._weighted_rows
         U = rows.mT
         if not np.any(self.penalty):
             rows_of = [rows]
@@ -107,14 +107,15 @@ class LinearTasks(Function):
             diagonal = shrink * diagonal
         return np.diagflat(diagonal.sum(axis=0)) + np.tensordot(L, R, axes=([0, 2], [0, 2]))
 
+    @cached_property
     def _weighted_rows(self):
         """The U' of H = diag(penalty) + U U', as an array of shape (m, n, d)."""
         return np.sqrt(self.S * self.loss(self.Y, np.zeros_like(self.Y))[2]) * _as_array(self.X)
 
-    @property
+    @cached_property
     def scale(self):
         """Curvature in each parameter, the diagonal of H, for a quadratic loss: shape (m, d)."""
-        return np.sum(self._weighted_rows() ** 2, axis=1) + self.penalty[:, 0]
+        return np.sum(self._weighted_rows**2, axis=1) + self.penalty[:, 0]
 
     def quadratic(self):
         """The same tasks as quadratics: exact if the loss is one."""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from references import same
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
@@ -41,21 +42,6 @@ def make(target, **params):
 
 def snapshot(estimator):
     return copy.deepcopy(vars(estimator))
-
-
-def same(one, other):
-    """Deep, exact equality of what estimators hold."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if hasattr(one, "__dict__"):
-        return same(vars(one), vars(other))
-    return one == other or (one != one and other != other)
 
 
 def encode(model, y):

@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from references import same
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -27,27 +28,6 @@ Y = {
     MAMLSVC: np.where(X @ [1.0, 2, -1] + RNG.normal(size=30) > 0, "yes", "no"),
 }
 NAMES = ["a", "b", "c"]
-
-
-def same(one, other):
-    """Deep, exact equality: of arrays also type and shape."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, np.ndarray):
-        if one.dtype != other.dtype or one.shape != other.shape:
-            return False
-        return (
-            all(map(same, one, other))
-            if one.dtype == object
-            else np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
-        )
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if hasattr(one, "__dict__"):
-        return same(vars(one), vars(other))
-    return one == other or (one != one and other != other)
 
 
 class Unchanged:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from references import descend
 from scipy import sparse
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import ConvergenceWarning
@@ -69,18 +70,6 @@ class Reference:
             b = b + back @ there @ c
         start = np.zeros(b.shape) if start is None else start
         return start + np.linalg.pinv(A, rcond=1e-10) @ (b - A @ start)
-
-    def descend(self, w, step, n_iter, switch_tol=None):
-        """Gradient descent on F or, given `switch_tol`, BI-MAML (Algorithm 1, latched); records of every iterate."""
-        phase, records = (2 if switch_tol is None else 1), []
-        for _ in range(n_iter + 1):
-            if phase == 1 and np.linalg.norm(self.f(w)[1]) <= switch_tol:
-                phase = 2
-            value, gradient = self.F(w) if phase == 2 else self.f(w)
-            records.append((phase, value, np.linalg.norm(gradient)))
-            last, w = w, w - step * gradient
-        phases, values, norms = zip(*records, strict=True)
-        return last, np.array(phases), np.array(values), np.array(norms)
 
 
 def make_tasks(sizes=(8, 30, 12, 9, 21), d=4, k=None, seed=0, noise=0.5):
@@ -250,7 +239,7 @@ def check_iterates(X, y, groups, w0, constants, algorithm, n_iter):
     truth = Reference(X, y, groups, intercept=False, alpha=constants["inner_step_size"], first_order=first_order)
     start = w0[:, None]
     switch_tol = 0.1 * np.linalg.norm(truth.f(start)[1]) if algorithm == "bimaml" else None
-    w, phase, value, norm = truth.descend(start, constants["meta_step_size"], n_iter, switch_tol)
+    w, phase, value, norm = descend(truth, start, constants["meta_step_size"], n_iter, switch_tol)
     assert model.n_iter_ == n_iter
     assert_allclose(model.coef_, w[:, 0], rtol=1e-10, atol=1e-10)
     assert_array_equal(model.history_["phase"], phase)
@@ -284,7 +273,7 @@ def test_an_absolute_switch_tol():
     with pytest.warns(ConvergenceWarning):
         model.fit(X, y, groups=groups)
     truth = Reference(X, y, groups, intercept=False, alpha=0.3)
-    w, phase, value, _ = truth.descend(w0[:, None], 0.05, 40, 2.5)
+    w, phase, value, _ = descend(truth, w0[:, None], 0.05, 40, 2.5)
     assert 1 < np.sum(phase == 1) < 40
     assert_array_equal(model.history_["phase"], phase)
     assert_allclose(model.history_["objective"], value, rtol=1e-10)

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from references import descend
 from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning
@@ -77,16 +78,6 @@ class Reference:
             values.append(value)
             gradients.append(gradient)
         return np.mean(values), np.mean(gradients, axis=0)
-
-    def descend(self, w, step, n_iter, switch_tol=None):
-        phase, records = (2 if switch_tol is None else 1), []
-        for _ in range(n_iter + 1):
-            if phase == 1 and np.linalg.norm(self.f(w)[1]) <= switch_tol:
-                phase = 2
-            value, gradient = self.F(w) if phase == 2 else self.f(w)
-            records.append((phase, value, np.linalg.norm(gradient)))
-            last, w = w, w - step * gradient
-        return last, *(np.array(record) for record in zip(*records, strict=True))
 
 
 def make_tasks(sizes=(10, 25, 14, 9, 30), d=4, seed=0, n_classes=2):
@@ -280,7 +271,7 @@ def test_gradient_descent_iterate_by_iterate(loss, algorithm):
     )
     with pytest.warns(ConvergenceWarning, match="max_iter|meta_step_size"):
         model.fit(X, y, groups=groups)
-    w, phase, value, norm = truth.descend(w0, 0.1, 40, switch_tol if algorithm == "bimaml" else None)
+    w, phase, value, norm = descend(truth, w0, 0.1, 40, switch_tol if algorithm == "bimaml" else None)
     assert set(phase) == ({1, 2} if algorithm == "bimaml" else {2})
     assert_array_equal(model.history_["phase"], phase)
     assert_allclose(model.history_["objective"], value, rtol=1e-9)
@@ -468,7 +459,7 @@ def test_tasks_of_a_single_class(loss):
     with pytest.warns(ConvergenceWarning):
         model.fit(X, y, groups=groups)
     truth = Reference(X, y, groups, loss=loss, alpha=0.2)
-    w, _, value, _ = truth.descend(np.zeros(5), 0.05, 30)
+    w, _, value, _ = descend(truth, np.zeros(5), 0.05, 30)
     assert_allclose(parameters(model), w, rtol=1e-9, atol=1e-11)
     assert value[-1] < value[0]
     adapted = model.adapt(X[groups == 1], y[groups == 1])
@@ -688,7 +679,7 @@ def test_warm_start(loss):
     for n in (1, 2):
         with pytest.warns(ConvergenceWarning):
             model.fit(X, y, groups=groups)
-        w = Reference(X, y, groups, loss=loss).descend(np.zeros(5), 0.1, 10 * n)[0]
+        w = descend(Reference(X, y, groups, loss=loss), np.zeros(5), 0.1, 10 * n)[0]
         assert_allclose(parameters(model), w, rtol=1e-9, atol=1e-11)
     coef = model.coef_
     for labels in (np.where(y > 0, 7, 5), np.arange(len(y)) % 3):

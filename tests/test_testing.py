@@ -40,7 +40,7 @@ def test_accepts_right_losses(estimator, random_state):
 
 def test_leaves_estimator_and_random_state_alone():
     estimator = MAMLQuantileRegressor()
-    before, state = dict(vars(estimator)), np.random.get_state()[1].copy()  # noqa: NPY002
+    before, state = dict(vars(estimator)), np.random.get_state()[1].copy()  # noqa: NPY002 (the global state is meant)
     check_task_loss(estimator)
     assert vars(estimator) == before
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
