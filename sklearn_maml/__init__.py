@@ -1,11 +1,19 @@
 """Meta-learning for scikit-learn: learn an initialisation over tasks, adapt it to a new one from a few rows."""
 
 from .adaptation import adapt
-from .base import BiMAMLClassifierMixin, BiMAMLMixin
+from .base import BiMAMLMixin
+from .classifier import BiMAMLClassifierMixin
 from .exceptions import SingleTaskWarning
 from .linear_model import MAMLRegressor
 from .svm import MAMLSVC
 
 __version__ = "0.1.0"
 
-__all__ = ["MAMLSVC", "BiMAMLClassifierMixin", "BiMAMLMixin", "MAMLRegressor", "SingleTaskWarning", "adapt"]
+__all__ = [
+    "MAMLSVC",
+    "BiMAMLClassifierMixin",
+    "BiMAMLMixin",
+    "MAMLRegressor",
+    "SingleTaskWarning",
+    "adapt",
+]

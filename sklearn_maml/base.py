@@ -1,4 +1,4 @@
-"""The mixins: a pointwise `task_loss(y, z)` plus these is a meta-learning estimator."""
+"""The mixin: a pointwise `task_loss(y, z)` plus this is a meta-learning estimator."""
 
 import copy
 import inspect
@@ -12,20 +12,20 @@ from scipy import sparse
 from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._sklearn import Interval, StrOptions
 from ._validation import check_inner_step_size, check_weight, from_parameters, initial_parameters, to_parameters
 from .exceptions import SingleTaskWarning
 from .groups import encode_groups, find_tasks, merge_tasks
+from .prior import learn_prior
 from .rows import TaskRows
-from .tasks import LARGEST_MATRIX, NUMBERS_PER_STACK, QuadraticTasks
-from .training import TRAINING_PARAMETERS, adapt_all, meta_train
+from .tasks import LARGEST_MATRIX, LARGEST_METRIC, NUMBERS_PER_STACK, QuadraticTasks
+from .training import OUT_OF_RANGE, TRAINING_PARAMETERS, adapt_all, meta_train
 
 Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
 
-_PER_TASK = ("tasks_", "task_coef_", "task_intercept_")
+_PER_TASK = ("tasks_", "task_coef_", "task_intercept_", "_task_scatter")
 _FITTED = (
     "n_features_in_",
     "feature_names_in_",
@@ -36,19 +36,28 @@ _FITTED = (
     "inner_step_size_",
     "meta_step_size_",
     "switch_tol_",
+    "task_covariance_",
+    "noise_variance_",
+    "_prior",
+    "_knows_scatter",
     "n_iter_",
     "history_",
     "_has_intercept",
     "_stream",
     *_PER_TASK,
 )
-_FLOATS = [np.float64, np.float32]
+FLOATS = [np.float64, np.float32]
 _ONE_TASK = (
     "{} got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
     "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
     "reach fit: use cross_validate(..., params={{'groups': g}}) or pipe.fit(X, y, step__groups=g), in a search over a "
     "Pipeline search.fit(X, y, groups=g, step__groups=g); or turn routing on, which always works: "
     "sklearn.set_config(enable_metadata_routing=True)."
+)
+_NO_PRIOR = (
+    "inner_step_size='auto' could not learn how tasks differ from {} tasks with {} parameters: it takes more rows than "
+    "parameters, a target that varies, and at most 500 parameters. Adaptation falls back to one step of 1 / (2 L) for "
+    "all parameters. Give a number as inner_step_size to choose it yourself."
 )
 _NEW_STREAM = (
     "{}.partial_fit starts anew: fit and adapt keep no statistics of their rows that it could go on from. Meta-train "
@@ -102,6 +111,8 @@ class BiMAMLMixin:
         "solver": [StrOptions({"auto", "gd", "ode", "lbfgs", "newton-cg", "exact"})],
         "inner_step_size": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left"), "array-like"],
         "n_inner_steps": [Interval(Integral, 0, None, closed="left")],
+        "adaptation": [StrOptions({"gradient", "implicit"})],
+        "metric": [StrOptions({"diag", "full"})],
         "meta_step_size": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "switch_tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "l2_regularization": [Interval(Real, 0, None, closed="left")],
@@ -124,6 +135,8 @@ class BiMAMLMixin:
         solver: Literal["auto", "exact", "lbfgs", "newton-cg", "gd", "ode"] = "auto",
         inner_step_size: Literal["auto"] | float | ArrayLike = "auto",
         n_inner_steps: int = 1,
+        adaptation: Literal["gradient", "implicit"] = "gradient",
+        metric: Literal["diag", "full"] = "diag",
         meta_step_size: Literal["auto"] | float = "auto",
         switch_tol: Literal["auto"] | float = "auto",
         l2_regularization: float = 0.0,
@@ -140,6 +153,8 @@ class BiMAMLMixin:
         self.solver = solver
         self.inner_step_size = inner_step_size
         self.n_inner_steps = n_inner_steps
+        self.adaptation = adaptation
+        self.metric = metric
         self.meta_step_size = meta_step_size
         self.switch_tol = switch_tol
         self.l2_regularization = l2_regularization
@@ -204,13 +219,17 @@ class BiMAMLMixin:
             If norm(grad F) <= tol was not reached; it says what to change.
         """
         self._validate_params()
-        _warn_of_one_task(self, groups)
+        self._check_adaptation()
+        warn_of_one_task(self, groups)
         new = self._without_fit()
         X, y, weight, codes, _ = new._check_rows(X, y, groups, sample_weight, reset=True)
         new._learn_target(y)
         rows = new._task_rows(X, y, weight, codes)
         structure = self._structure(rows)
         w0 = self._warm_parameters(new, rows) if self.warm_start and hasattr(self, "coef_") else self._start(rows)
+        new._learn_prior(rows.with_squared_loss())
+        if rows.shape[0] > 1 and new._learns_prior() and new._prior is None:
+            warnings.warn(_NO_PRIOR.format(*rows.shape[:2]), UserWarning, stacklevel=2)
         result = new._meta_train(rows.stacks(structure), w0, structure)
         _warn_unless_converged(result)
         new._set_fit(result, X, y)
@@ -250,10 +269,11 @@ class BiMAMLMixin:
             from, so that a new stream starts.
         """
         self._validate_params()
-        _warn_of_one_task(self, groups)
+        warn_of_one_task(self, groups)
         return self._partial_fit(X, y, groups, sample_weight)
 
     def _partial_fit(self, X, y, groups, sample_weight, classes=None):
+        self._check_adaptation()
         if self.task_structure == "quadratic":
             first, meta_train_on = not hasattr(self, "_stream"), BiMAMLMixin._add_statistics
         else:
@@ -276,39 +296,41 @@ class BiMAMLMixin:
             raise ValueError(
                 f"partial_fit keeps d x d numbers for each task, too many for {rows.n_parameters} parameters: use fit"
             )
-        statistics = rows.all_statistics()
-        former, former_tasks, w0 = getattr(self, "_stream", (None, None, None))
-        if former is None:
+        *former, w0 = getattr(self, "_stream", (None, None, None))
+        if former[0] is None:
             w0 = self._start(rows)
-        elif former.shape[1:] != rows.shape[1:]:
-            raise ValueError("features, outputs and fit_intercept must stay the same in all calls of partial_fit")
-        elif (tasks is None) != (former_tasks is None):
-            raise ValueError("groups must be given to every call of partial_fit, or to none")
-        else:
-            key = [0, 0]
-            if tasks is not None:
-                key, tasks = merge_tasks(tasks, former_tasks)
-            statistics = QuadraticTasks.concatenate([statistics, former]).reduce(key)
+        statistics, tasks = _merge_statistics(rows.all_statistics(), tasks, *former)
         self._stream = statistics, tasks, w0
+        self._learn_prior(statistics)
         result = self._meta_train(statistics.stacks(), w0, "one quadratic")
         _warn_unless_converged(result, stacklevel=5)
         return result
 
-    def _descend_once(self, rows, _tasks):
-        """One step of gradient descent on these rows: on f until its gradient was small once, then on F."""
-        phase, switch_tol = getattr(self, "_stream", (1, self.switch_tol))
+    def _descend_once(self, rows, tasks):
+        """One step of gradient descent on these rows: on f until its gradient was small once, then on F.
+
+        With inner_step_size="auto" statistics of the tasks are kept, to learn their prior from all rows so far; after
+        `fit`, which keeps none, the prior stays that of `fit`.
+        """
+        phase, switch_tol, *former = getattr(self, "_stream", (1, self.switch_tol, None, None))
+        from_the_start = former[0] is not None or not hasattr(self, "coef_")
+        if self._learns_prior() and from_the_start and rows.n_parameters <= LARGEST_METRIC:
+            former = _merge_statistics(rows.with_squared_loss().all_statistics(), tasks, *former)
+            self._learn_prior(former[0])
+        elif self._learns_prior() and not hasattr(self, "_prior"):
+            self._set_prior(None)
         once = {"solver": "gd", "max_iter": 1, "switch_tol": switch_tol}
         if self.algorithm == "bimaml" and phase == 2:
             once["algorithm"] = "maml"
         w0 = self._parameters() if hasattr(self, "coef_") else self._start(rows)
         result = self._meta_train(rows.stacks(self.task_structure), w0, self.task_structure, **once)
-        self._stream = result.history["phase"][-1], result.switch_tol
+        self._stream = result.history["phase"][-1], result.switch_tol, *former
         return result
 
     def adapt(
         self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Self:
-        """Adapt to a new task from a few of its rows: w <- w - a grad f_support(w), `n_inner_steps` times.
+        """Adapt to a new task from a few of its rows: `n_inner_steps` steps down its loss, see `adaptation`.
 
         Parameters
         ----------
@@ -327,7 +349,8 @@ class BiMAMLMixin:
             A NEW estimator; this one is left as it is. Without `groups`, its `coef_` and `intercept_` are those of the
             task. With `groups`, it holds every task's in `task_coef_` and `task_intercept_`, in the order of `tasks_`;
             ``predict(X, groups=g)`` uses each row's own, and the initialisation for tasks it does not know. It adapts
-            further from where it stands.
+            further from where it stands; with the learned metric and one implicit step, to where all rows together
+            would have led.
 
         Raises
         ------
@@ -343,11 +366,20 @@ class BiMAMLMixin:
         """
         check_is_fitted(self)
         self._validate_params()
+        self._check_adaptation()
         X, y, weight, codes, tasks = self._check_rows(X, y, groups, sample_weight, reset=False)
         rows = self._task_rows(X, y, weight, codes)
         step_size = check_inner_step_size(self.inner_step_size, rows.n_parameters)
-        W, steps, safe = adapt_all(
-            rows.stacks(self._structure(rows)), self._starts(rows, tasks), step_size, self.n_inner_steps, self.n_jobs
+        prior = self._prior_of(tasks) if self._learns_prior() else None
+        W, steps, safe, left = adapt_all(
+            rows.stacks(self._structure(rows)),
+            self._starts(rows, tasks),
+            step_size,
+            self.adaptation,
+            self.n_inner_steps,
+            prior,
+            self.n_jobs,
+            scatter=prior is not None and self._knows_scatter and self._tells_scatter(),
         )
         if self.n_inner_steps and self.task_structure != "subdifferentiable":
             _warn_of_overshooting(step_size, safe)
@@ -355,18 +387,22 @@ class BiMAMLMixin:
         for name in ("_stream", *_PER_TASK):
             vars(new).pop(name, None)
         new.inner_step_size_ = steps
+        new._knows_scatter = left is not None
         public = {"dtype": self.coef_.dtype, "one_output": self.coef_.ndim == 1, "fit_intercept": self.fit_intercept}
         if tasks is None:
             new.coef_, new.intercept_ = from_parameters(W[0], **public)
+            if left is not None:
+                new._set_prior(self._prior.with_covariance(left[0]))
             return new
         if hasattr(self, "tasks_"):  # tasks adapted to before stay; those adapted again have moved
             key, tasks = merge_tasks(self.tasks_, tasks)
-            former = self._parameters(self.task_coef_, self.task_intercept_)
-            merged = np.empty((len(tasks), *W.shape[1:]))
-            merged[key] = np.concatenate([former, W])
-            W = merged
+            W = _overwrite(self._parameters(self.task_coef_, self.task_intercept_), W, key)
+            if left is not None:
+                left = _overwrite(self._task_scatter, left, key)
         new.tasks_ = tasks
         new.task_coef_, new.task_intercept_ = from_parameters(W, **public)
+        if left is not None:
+            new._task_scatter = left
         return new
 
     def predict(self, X: Matrix, groups: ArrayLike | None = None) -> np.ndarray:
@@ -415,19 +451,41 @@ class BiMAMLMixin:
     def _linear_predictor(self, X, groups):
         """Evaluate z = x'coef + intercept with the parameters of each row's task."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=_FLOATS, reset=False)
+        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
         Z = X @ np.atleast_2d(self.coef_).T + self.intercept_
-        if groups is not None:
-            tasks = getattr(self, "tasks_", np.array([], dtype=object))
-            position = find_tasks(groups, X.shape[0], tasks)
-            known = np.flatnonzero(position >= 0)
-            chunk = max(1, NUMBERS_PER_STACK // self.coef_.size)
-            for start in range(0, len(known), chunk):
-                rows = known[start : start + chunk]
-                task = position[rows]
-                coef = self.task_coef_[task].reshape(len(rows), -1, X.shape[1])
-                Z[rows] = _row_products(X[rows], coef) + self.task_intercept_[task].reshape(len(rows), -1)
+        for rows, task in self._rows_of_known_tasks(X, groups, self.coef_.size):
+            coef = self.task_coef_[task].reshape(len(rows), -1, X.shape[1])
+            Z[rows] = _row_products(X[rows], coef) + self.task_intercept_[task].reshape(len(rows), -1)
         return Z[:, 0] if self.coef_.ndim == 1 else Z
+
+    def _rows_of_known_tasks(self, X, groups, size):
+        """Rows of tasks that were adapted to, and the tasks' positions, in chunks; a task has `size` numbers."""
+        if groups is None:
+            return
+        position = find_tasks(groups, X.shape[0], getattr(self, "tasks_", np.array([], dtype=object)))
+        known = np.flatnonzero(position >= 0)
+        chunk = max(1, NUMBERS_PER_STACK // size)
+        for start in range(0, len(known), chunk):
+            rows = known[start : start + chunk]
+            yield rows, position[rows]
+
+    def _predictive_std(self, X, groups):
+        """Standard deviation of a row's y around its prediction."""
+        if not (self._tells_scatter() and self._learns_prior() and self._knows_scatter):
+            raise ValueError(
+                "return_std=True needs a fit with adaptation='implicit', inner_step_size='auto', n_inner_steps=1 and "
+                "enough tasks and rows to learn how tasks differ"
+            )
+        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+        X = X.toarray() if sparse.issparse(X) else X
+        if self.fit_intercept:
+            X = np.c_[X, np.ones(len(X))]
+        covariance = self._prior.covariance()
+        scatter = np.einsum("nd,nd->n", X @ covariance, X)
+        for rows, task in self._rows_of_known_tasks(X, groups, covariance.size):
+            scatter[rows] = np.einsum("nd,nde,ne->n", X[rows], self._task_scatter[task], X[rows])
+        std = np.sqrt(self._prior.noise * (1 + scatter[:, None])).astype(self.coef_.dtype)
+        return std[:, 0] if self.coef_.ndim == 1 else std
 
     def _without_fit(self):
         """A copy that is not fitted: what a fit is built in, so that one that fails changes nothing."""
@@ -468,7 +526,7 @@ class BiMAMLMixin:
         if sparse.issparse(y):
             raise TypeError("y must be a dense array, got a sparse matrix: use y.toarray()")
         return validate_data(
-            self, X, y, accept_sparse="csr", dtype=_FLOATS, multi_output=True, y_numeric=True, reset=reset
+            self, X, y, accept_sparse="csr", dtype=FLOATS, multi_output=True, y_numeric=True, reset=reset
         )
 
     def _learn_target(self, y):
@@ -524,8 +582,61 @@ class BiMAMLMixin:
             starts[position >= 0] = self._parameters(self.task_coef_, self.task_intercept_)[position[position >= 0]]
         return starts
 
+    def _check_adaptation(self):
+        if self.adaptation == "implicit" and self.n_inner_steps and self.task_structure == "subdifferentiable":
+            raise ValueError(
+                "adaptation='implicit' needs a loss whose slope is continuous: use another loss (for MAMLSVC "
+                "'squared_hinge' or 'smooth_hinge'), or adaptation='gradient'"
+            )
+
+    def _learns_prior(self):
+        """Whether the metric of the adaptation is learned."""
+        return self.n_inner_steps > 0 and isinstance(self.inner_step_size, str)
+
+    def _tells_scatter(self):
+        """Whether adaptation tells how uncertain it leaves a task's parameters."""
+        return self.task_structure == "quadratic" and self.adaptation == "implicit" and self.n_inner_steps == 1
+
+    def _learn_prior(self, tasks):
+        """Learn how tasks scatter, from rows with the squared loss or their statistics."""
+        if not self._learns_prior():
+            return
+        prior = None
+        if tasks.shape[0] > 1 and tasks.shape[1] <= LARGEST_METRIC:
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    stacks = [build() for _, build in tasks.stacks("one quadratic")]
+                    prior = learn_prior(stacks, self.metric, self.fit_intercept)
+            except np.linalg.LinAlgError:
+                raise ValueError(OUT_OF_RANGE) from None
+        self._set_prior(prior)
+
+    def _set_prior(self, prior):
+        self._prior = prior
+        self.task_covariance_ = self.noise_variance_ = None
+        if prior is not None:
+            covariance = prior.noise[:, None, None] * prior.covariance()
+            one_output = len(prior.noise) == 1
+            self.noise_variance_ = prior.noise[0] if one_output else prior.noise
+            self.task_covariance_ = covariance[0] if one_output else covariance
+
+    def _prior_of(self, tasks):
+        """What is known of each task before it is adapted."""
+        if not hasattr(self, "_prior"):
+            raise ValueError(
+                "inner_step_size='auto' with n_inner_steps > 0 needs what fit learns of the tasks, but this estimator "
+                "was fitted without: fit again"
+            )
+        if tasks is None or not hasattr(self, "_task_scatter"):
+            return self._prior
+        position = find_tasks(tasks, len(tasks), self.tasks_)
+        scatter = np.repeat(self._prior.covariance()[None], len(tasks), axis=0)
+        scatter[position >= 0] = self._task_scatter[position[position >= 0]]
+        return self._prior.with_covariance(scatter)
+
     def _meta_train(self, stacks, w0, structure, **changes):
         parameters = {name: getattr(self, name) for name in TRAINING_PARAMETERS} | changes
+        parameters["prior"] = self._prior if self._learns_prior() else None
         parameters["inner_step_size"] = check_inner_step_size(self.inner_step_size, len(w0))
         return meta_train(stacks, w0, structure=structure, **parameters)
 
@@ -537,6 +648,10 @@ class BiMAMLMixin:
             result.x, X.dtype, one_output=one_output, fit_intercept=self.fit_intercept
         )
         self._has_intercept = self.fit_intercept
+        if not self._learns_prior():
+            for name in ("_prior", "task_covariance_", "noise_variance_"):
+                vars(self).pop(name, None)
+        self._knows_scatter = getattr(self, "_prior", None) is not None
         self.inner_step_size_ = result.inner_step_size
         self.meta_step_size_ = result.step_size
         self.switch_tol_ = result.switch_tol
@@ -544,129 +659,29 @@ class BiMAMLMixin:
         self.history_ = result.history
 
 
-class BiMAMLClassifierMixin(BiMAMLMixin):
-    """Meta-learning for a linear classifier with any pointwise loss of the target -1 or +1 and the decision value z.
-
-    With more than two classes there is one decision function, and one column of -1 and +1, for each: one versus rest.
-    See :class:`BiMAMLMixin`; ``task_loss(self, y, z)`` gets y in {-1, +1}.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scipy.special import expit
-    >>> from sklearn.base import BaseEstimator, ClassifierMixin
-    >>> from sklearn_maml import BiMAMLClassifierMixin
-    >>> class MAMLLogisticRegression(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
-    ...     task_structure = "smooth"
-    ...
-    ...     def __init__(self, *, l2_regularization=0.01):
-    ...         super().__init__(l2_regularization=l2_regularization)
-    ...
-    ...     def task_loss(self, y, z):
-    ...         p = expit(-y * z)
-    ...         return np.logaddexp(0, -y * z), -y * p, p * (1 - p)
-    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
-    >>> model = MAMLLogisticRegression().fit(X, ["no", "yes", "no", "yes"], groups=[1, 1, 2, 2])
-    >>> model.predict([[3.0]])
-    array(['yes'], dtype='<U3')
-    """
-
-    __metadata_request__decision_function = {"groups": True}
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = False
-        return tags
-
-    def partial_fit(
-        self,
-        X: Matrix,
-        y: ArrayLike,
-        groups: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-        classes: ArrayLike | None = None,
-    ) -> Self:
-        """Meta-train on one more batch of rows: one step of gradient descent, see :meth:`BiMAMLMixin.partial_fit`.
-
-        Parameters
-        ----------
-        X, y, groups, sample_weight :
-            As in :meth:`fit`.
-        classes : array-like of shape (n_classes,), default=None
-            All labels that will ever occur; required in the first call.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        self._validate_params()
-        if classes is None and not hasattr(self, "classes_"):
-            raise ValueError("classes must be passed on the first call to partial_fit")
-        _warn_of_one_task(self, groups)
-        return self._partial_fit(X, y, groups, sample_weight, classes)
-
-    def decision_function(self, X: Matrix, groups: ArrayLike | None = None) -> np.ndarray:
-        """Decision values x'coef + intercept.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-        groups : array-like of shape (n_samples,), default=None
-            The rows' tasks, see :meth:`predict`.
-
-        Returns
-        -------
-        z : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            Positive for ``classes_[1]`` if there are two classes; otherwise one column for each class.
-        """
-        Z = self._linear_predictor(X, groups)
-        return Z[:, 0] if Z.shape[1] == 1 else Z
-
-    def predict(self, X: Matrix, groups: ArrayLike | None = None) -> np.ndarray:
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-        groups : array-like of shape (n_samples,), default=None
-            The rows' tasks, after :meth:`adapt` with groups: each row is predicted with its own task's parameters, rows
-            of unknown tasks with the initialisation.
-
-        Returns
-        -------
-        y_pred : ndarray of shape (n_samples,)
-            Labels.
-        """
-        Z = self.decision_function(X, groups)
-        return self.classes_[(Z > 0).astype(int) if Z.ndim == 1 else Z.argmax(axis=1)]
-
-    def _validate_xy(self, X, y, reset):
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=_FLOATS, reset=reset)
-        check_classification_targets(y)
-        return X, y
-
-    def _learn_target(self, y):
-        """Remember the labels."""
-        self.classes_ = np.unique(y)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least 2 classes, but y contains only one class: "
-                f"{self.classes_[0]!r}"
-            )
-
-    def _encode_target(self, y):
-        """-1 and +1, one column for two classes, otherwise one for each."""
-        unseen = np.setdiff1d(y, self.classes_)
-        if len(unseen):
-            raise ValueError(f"y contains labels that were not seen in fit: {unseen.tolist()}")
-        labels = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
-        return np.where(y[:, None] == labels, 1.0, -1.0)
+def _merge_statistics(statistics, tasks, former, former_tasks):
+    """Statistics of the tasks, and their ids, out of those of these rows and of the former ones, if any."""
+    if former is None:
+        return statistics, tasks
+    if former.shape[1:] != statistics.shape[1:]:
+        raise ValueError("features, outputs and fit_intercept must stay the same in all calls of partial_fit")
+    if (tasks is None) != (former_tasks is None):
+        raise ValueError("groups must be given to every call of partial_fit, or to none")
+    key = [0, 0]
+    if tasks is not None:
+        key, tasks = merge_tasks(tasks, former_tasks)
+    return QuadraticTasks.concatenate([statistics, former]).reduce(key), tasks
 
 
-def _warn_of_one_task(estimator, groups):
+def _overwrite(former, new, key):
+    """Numbers by task: the former ones, and over them the new, at the positions `key`."""
+    merged = np.empty((1 + np.max(key), *new.shape[1:]))
+    merged[key] = np.concatenate([former, new])
+    return merged
+
+
+def warn_of_one_task(estimator, groups):
+    """Warn if there are no groups."""
     if groups is None:
         warnings.warn(_ONE_TASK.format(type(estimator).__name__), SingleTaskWarning, stacklevel=3)
 

@@ -36,6 +36,17 @@ def smooth_hinge_loss(y, z):
     return SMOOTHING * np.logaddexp(0, t), -y * active, active * expit(-t) / SMOOTHING
 
 
+def working_curvature(loss, y):
+    """Curvature of the parabola that has the slopes of ``loss(y, .)`` at z = 0 and at z = y, for each y.
+
+    That is the loss seen from where learning starts: also for the hinge, which has no curvature, and for losses that
+    are very curved near y only. Where y = 0 and the two points meet, the curvature there.
+    """
+    _, slope_y, curvature = loss(y, y)
+    slope_0 = loss(y, np.zeros(y.shape))[1]
+    return np.divide(slope_y - slope_0, y, out=np.array(np.broadcast_to(curvature, y.shape), float), where=y != 0)
+
+
 def curvature_bound(loss, y):
     """How fast the slope of ``loss(y, .)`` changes, for each y: what a safe step size has to reckon with.
 

@@ -12,28 +12,16 @@ from joblib import Parallel, delayed
 from .tasks import Function, QuadraticTasks
 
 
-def inner_step(tasks, step_size):
-    """The step size alpha of each task's adaptation, in a shape that multiplies gradients of shape (m, d, k).
-
-    A number or one number per parameter is taken as it is. "auto" is 1 / (2 L_i): each task's own, within the bound
-    alpha < 1 / (2L) of Theorems 3.6 and 3.8; 0 where L_i = 0 and there is nowhere to go.
-    """
-    if isinstance(step_size, str):
-        L = tasks.smoothness()
-        return np.divide(0.5, L, out=np.zeros_like(L), where=L > 0)[:, None, None]
-    return np.reshape(step_size, (-1, 1))
-
-
 def adapt(tasks, W, step, n_steps):
-    """Adapt each task from W[i]: w <- w - alpha grad f_i(w), n_steps times.
+    """Adapt each task from W[i], n_steps times: w <- w - alpha grad f_i(w), or whatever `step` does.
 
-    Returns the adapted parameters, of shape (m, d, k), and the Hessian products of f_i at the points passed through.
+    Returns the adapted parameters, of shape (m, d, k), and for each step the Hessian product of f_i and the product
+    with P that make up its derivative, dw'/dw = I - P Hess f_i.
     """
     path = []
     for _ in range(n_steps):
-        _, G, hessp = tasks.expand(W)
-        W = W - step * G
-        path.append(hessp)
+        W, hessp, product = step(tasks, W)
+        path.append((hessp, product))
     return W, path
 
 
@@ -49,18 +37,18 @@ def maml(tasks, w, step, n_steps, first_order=False):
     back = [] if first_order else path[::-1]
 
     def correct(G):
-        for hessp in back:
-            G = G - hessp(step * G)
+        for hessp, product in back:
+            G = G - hessp(product(G))
         return G
 
-    def product(v):
+    def hessian_product(v):
         V = np.broadcast_to(v, (m, *v.shape))
-        for hessp in path:
-            V = V - step * hessp(V)
+        for hessp, product in path:
+            V = V - product(hessp(V))
         return correct(end_hessp(V)).sum(axis=0)
 
     value, G, end_hessp = tasks.expand(W)
-    return value.sum(), correct(G).sum(axis=0), product
+    return value.sum(), correct(G).sum(axis=0), hessian_product
 
 
 class MAMLLoss(Function):
@@ -72,8 +60,10 @@ class MAMLLoss(Function):
         Stacks; the mean is over tasks, whatever their weights.
     n_steps : int
         Number of inner steps K.
-    step_size : float, ndarray of shape (d,) or "auto"
-        Inner step size alpha, see :func:`inner_step`.
+    steps : list of steps
+        The inner step of each stack, see :func:`inner_step`.
+    zero_shot : float
+        How much of f, the loss before adaptation, is added.
     first_order : bool
         Leave out the Hessian correction A_i (first-order MAML). What remains is no gradient, unless the tasks are
         quadratic: then the value is that of the quadratic whose gradient it is.
@@ -89,31 +79,48 @@ class MAMLLoss(Function):
     """
 
     def __init__(
-        self, stacks, *, n_steps=0, step_size="auto", first_order=False, structure="smooth", n_jobs=None, cost=None
+        self,
+        stacks,
+        *,
+        n_steps=0,
+        steps=(),
+        zero_shot=0.0,
+        first_order=False,
+        structure="smooth",
+        n_jobs=None,
+        cost=None,
     ):
         self.n_steps, self.first_order, self.structure, self.n_jobs = n_steps, first_order, structure, n_jobs
-        self.stacks = [(tasks, inner_step(tasks, step_size) if n_steps else 0.0) for tasks in stacks]
+        self.stacks, self.steps, self.zero_shot = stacks, steps, zero_shot
         self.n_tasks = sum(tasks.shape[0] for tasks in stacks)
-        self.cost = (n_steps + 1, 0 if first_order else n_steps) if cost is None else cost
+        self.cost = (n_steps + 1 + (zero_shot > 0), 0 if first_order else n_steps) if cost is None else cost
         self.n_gradients = self.n_hessp = 0
 
     @property
     def is_one_quadratic(self):
         """Whether F is a single quadratic with its matrix at hand: see :func:`collapse`."""
-        return self.structure == "quadratic" and self.n_tasks == 1 and isinstance(self.stacks[0][0], QuadraticTasks)
+        return self.structure == "quadratic" and self.n_tasks == 1 and isinstance(self.stacks[0], QuadraticTasks)
 
     @property
     def scale(self):
         """Curvature of f in each parameter, of shape (d,), if F is one quadratic."""
-        return self.stacks[0][0].scale[0]
+        return self.stacks[0].scale[0]
 
     def _mean(self, w):
         """Value, gradient and the stacks' Hessian products; overflow is left to whoever looks at the value."""
-        calls = [(maml, tasks, w, step, self.n_steps, self.first_order) for tasks, step in self.stacks]
+        steps = self.steps or [None] * len(self.stacks)
+        calls = [
+            (maml, tasks, w, step, self.n_steps, self.first_order)
+            for tasks, step in zip(self.stacks, steps, strict=True)
+        ]
+        shares = [1 / self.n_tasks] * len(calls)
+        if self.zero_shot:
+            shares += [self.zero_shot / self.n_tasks] * len(calls)
+            calls += [(maml, tasks, w, None, 0) for tasks in self.stacks]
         with np.errstate(over="ignore", invalid="ignore"):
             parts = list(run_parallel(self.n_jobs, calls))
-            value, gradient = (sum(part[i] for part in parts) / self.n_tasks for i in (0, 1))
-        return value, gradient, [part[2] for part in parts]
+            value, gradient = (sum(share * part[i] for share, part in zip(shares, parts, strict=True)) for i in (0, 1))
+        return value, gradient, [(share, part[2]) for share, part in zip(shares, parts, strict=True)]
 
     def _expand(self, w):
         self.n_gradients += self.cost[0]
@@ -128,7 +135,7 @@ class MAMLLoss(Function):
 
         def exact(v):
             self.n_hessp += sum(self.cost)
-            return sum(product(v) for product in products) / self.n_tasks
+            return sum(share * product(v) for share, product in products)
 
         def differences(v):
             """Central difference of the gradient, for the terms with third derivatives; relative error near 1e-9."""
@@ -139,7 +146,7 @@ class MAMLLoss(Function):
 
     @cached_property
     def _origin(self):
-        d, k = self.stacks[0][0].shape[1:]
+        d, k = self.stacks[0].shape[1:]
         return self._mean(np.zeros((d, k)))
 
     def smoothness(self):
@@ -149,23 +156,23 @@ class MAMLLoss(Function):
         """
         power = self.n_steps * (1 if self.first_order else 2)
         total = 0.0
-        for tasks, step in self.stacks:
+        for i, tasks in enumerate(self.stacks):
             L = tasks.smoothness()
-            shrinkage = np.abs(1 - np.max(step * np.ones((1, 1, 1)), axis=(1, 2)) * L)
-            total += np.sum(L * np.maximum(1, shrinkage) ** power)
+            overshoot = np.maximum(1, np.abs(1 - self.steps[i].longest * L)) if self.steps else 1.0
+            total += np.sum(L * (overshoot**power + self.zero_shot))
         return total / self.n_tasks
 
 
 def collapse(tasks, step, n_steps, first_order=False):
     """Mean F_i of a stack of quadratic tasks, as ONE quadratic task of weight m.
 
-    Adaptation is then an affine map, so F is a quadratic: its matrix is mean H_i (I - alpha H_i)^2K (or ^K if first
-    order), its right-hand side -grad F(0).
+    Adaptation is then an affine map, so F is a quadratic: its matrix is mean H_i (I - P_i H_i)^2K (or ^K if first
+    order), P_i the step size alpha or what takes its place, its right-hand side -grad F(0).
     """
     m, d, k = tasks.shape
     value, gradient, _ = maml(tasks, np.zeros((d, k)), step, n_steps, first_order)
-    A = tasks.hessian_sum(step, n_steps if first_order else 2 * n_steps) / m
-    one = (A + A.T) / 2, -gradient / m, value / m, m, tasks.scale.sum(axis=0) / m
+    A = tasks.hessian_sum(step.product if n_steps else None, n_steps if first_order else 2 * n_steps) / m
+    one = (A + A.T) / 2, -gradient / m, np.full(k, value / m / k), m, tasks.scale.sum(axis=0) / m
     H, C, b, weight, scale = (np.array([numbers]) for numbers in one)
     return QuadraticTasks(H, C, b, weight, np.zeros((d, 1)), scale)
 

@@ -1,11 +1,13 @@
 """From the rows of a table to stacks of tasks: sorted by task, cut into stacks of similar sizes, built one by one."""
 
+import copy
 from functools import partial
 
 import numpy as np
 from scipy import sparse
 
-from .tasks import NUMBERS_PER_STACK, BlockDiagonal, LinearTasks, QuadraticTasks
+from .losses import squared_loss
+from .tasks import LARGEST_METRIC, NUMBERS_PER_STACK, BlockDiagonal, FewRowTasks, LinearTasks, QuadraticTasks
 
 
 class TaskRows:
@@ -45,12 +47,20 @@ class TaskRows:
         """Numbers of tasks, parameters and outputs."""
         return len(self.sizes), self.n_parameters, self.Y.shape[1]
 
+    def with_squared_loss(self):
+        """The same rows with the squared loss and no penalty."""
+        rows = copy.copy(self)
+        rows.loss, rows.penalty = squared_loss, np.zeros_like(self.penalty)
+        return rows
+
     def stacks(self, structure):
         """The tasks in stacks of similar sizes: pairs of task numbers and the function that builds the stack."""
         d = self.n_parameters
         if structure == "one quadratic":
-            return [(tasks, partial(self.quadratic, tasks)) for tasks in self._cut(lambda n: n * d)]
-        density, more = (2 + self.X.nnz // self.X.shape[0], d) if sparse.issparse(self.X) else (d, 0)
+            fewest = d if np.any(self.penalty) else 1
+            return [(tasks, partial(self.quadratic, tasks)) for tasks in self._cut(lambda n: max(n, fewest) * d)]
+        stays_sparse = sparse.issparse(self.X) and d > LARGEST_METRIC
+        density, more = (2 + self.X.nnz // self.X.shape[0], d) if stays_sparse else (d, 0)
         return [(tasks, partial(self.linear, tasks)) for tasks in self._cut(lambda n: n * density + more)]
 
     def _cut(self, numbers):
@@ -66,7 +76,7 @@ class TaskRows:
             start = stop
         return runs
 
-    def _gather(self, rows, weight):
+    def _gather(self, rows, weight, kind=LinearTasks):
         """A stack of the rows given by number, shape (m, n)."""
         m, n = rows.shape
         if sparse.issparse(self.X):
@@ -77,15 +87,15 @@ class TaskRows:
         else:
             X = np.ones((m, n, self.n_parameters))
             X[..., : self.X.shape[1]] = self.X[rows]
-        return LinearTasks(X, self.Y[rows], weight, self.loss, self.penalty)
+        return kind(X, self.Y[rows], weight, self.loss, self.penalty)
 
-    def linear(self, tasks):
+    def linear(self, tasks, kind=LinearTasks):
         """The stack of these tasks, row by row; short tasks are padded with their first row, of weight zero."""
         sizes = self.sizes[tasks][:, None]
         position = np.arange(sizes.max())
         padding = position >= sizes
         rows = self.order[self.starts[tasks][:, None] + np.where(padding, 0, position)]
-        return self._gather(rows, np.where(padding, 0.0, self.weight[rows]))
+        return self._gather(rows, np.where(padding, 0.0, self.weight[rows]), kind)
 
     def all_statistics(self):
         """Statistics of all tasks, in order."""
@@ -96,7 +106,7 @@ class TaskRows:
     def quadratic(self, tasks):
         """The stack of these tasks in its smaller form: statistics if a task has more rows than parameters."""
         if self.sizes[tasks].max() < self.n_parameters:
-            return self.linear(tasks)
+            return self.linear(tasks, FewRowTasks)
         return self.statistics(tasks)
 
     def statistics(self, tasks):

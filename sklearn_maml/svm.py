@@ -5,7 +5,7 @@ from numbers import Real
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ._sklearn import Interval, StrOptions
-from .base import BiMAMLClassifierMixin
+from .classifier import BiMAMLClassifierMixin
 from .losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss
 
 LOSSES = {
@@ -50,11 +50,22 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
           subgradient descent with decreasing steps, of which the best iterate is kept. For "fomaml" "gd".
     inner_step_size : "auto", float or array-like of shape (n_parameters,), default="auto"
         Step size alpha of the adaptation, in training and in `adapt`. A float is taken as it is, an array is one step
-        for each parameter: coefficients, then the intercept if there is one. "auto" is 1 / (2 L_i), where L_i is the
-        smoothness constant of the task at hand: the largest eigenvalue of X'diag(weights * c)X, where c bounds the
-        curvature of the loss (2, 1 and 2.5), plus l2.
+        for each parameter: coefficients, then the intercept if there is one. "auto" learns from the training tasks how
+        tasks differ and takes a step in that metric, see :class:`MAMLRegressor`, with the labels -1 and +1 as targets
+        of the model of random coefficients, and in place of the curvature 2 of the squared loss that of the parabola
+        with the slopes that the loss has at z = 0 and z = y (2, 1 and 0.5). It also adds a tenth of f, the loss before
+        adaptation, to F. Without several tasks to learn from it is 1 / (2 L_i), L_i the largest eigenvalue of
+        X'diag(weights * c)X plus l2, where c bounds the curvature of the loss (2, 1 and 2.5).
     n_inner_steps : int, default=1
         Number K of adaptation steps. 0 is no adaptation: F is f, the pooled risk, each task with the same weight.
+    adaptation : {"gradient", "implicit"}, default="gradient"
+        How a task's parameters move: by explicit or by implicit Euler steps of the gradient flow of its loss.
+
+        - "gradient": w <- w - a grad f(w), MAML.
+        - "implicit": w <- argmin f(w') + norm(w' - w)^2 / (2a), a proximal step (iMAML). Not for the hinge.
+    metric : {"diag", "full"}, default="diag"
+        What ``inner_step_size="auto"`` learns of how tasks differ: the variance of each coefficient, and of a task's
+        level at the mean row, by themselves ("diag"), or their full covariance.
     meta_step_size : "auto" or float, default="auto"
         Step size beta of "gd" and "ode"; other solvers have none. "auto" is 1 / L of the function descended.
     switch_tol : "auto" or float, default="auto"
@@ -86,7 +97,13 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
     classes_ : ndarray of shape (n_classes,)
         The labels.
     inner_step_size_ : float or ndarray
-        Inner step size that was used: as given, or for "auto" of shape (n_tasks,), each task's own.
+        Inner step size that was used: as given, or for "auto" of shape (n_tasks,), each task's own multiple of
+        ``task_covariance_ / noise_variance_``.
+    task_covariance_ : ndarray of shape (n_parameters, n_parameters) or (n_classes, n_parameters, n_parameters) or None
+        With ``inner_step_size="auto"``: covariance of the tasks' parameters around their mean, in the model of random
+        coefficients for the labels -1 and +1; None if there was nothing to learn it from.
+    noise_variance_ : float or ndarray of shape (n_classes,) or None
+        With ``inner_step_size="auto"``: variance of the noise in that model.
     meta_step_size_ : float, ndarray of shape (2,) or None
         Meta step size that was used: for "auto" and "bimaml" one for each phase; None for solvers without one.
     switch_tol_ : float or "auto"
@@ -98,7 +115,8 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
     history_ : dict of ndarray
         A record of training, entry 0 the start and one entry for each iterate: "phase" (1 while f is descended, 2 for
         F), "grad_norm" and "objective" of the function descended, "n_gradients" and "n_hessp", the evaluations of every
-        task's gradient and Hessian product up to then. For solver "ode" also "time".
+        task's gradient and Hessian product up to then (an implicit step counts as one of each). For solver "ode" also
+        "time".
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -129,11 +147,11 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
     >>> X = rng.normal(size=(330, 2))
     >>> y = np.where(X[:, 0] > rng.normal(size=11)[groups], "above", "below")
     >>> train, support, query = groups < 10, np.arange(300, 305), np.arange(305, 330)
-    >>> model = MAMLSVC(n_inner_steps=5).fit(X[train], y[train], groups=groups[train])
+    >>> model = MAMLSVC().fit(X[train], y[train], groups=groups[train])
     >>> before = model.score(X[query], y[query])
     >>> after = model.adapt(X[support], y[support]).score(X[query], y[query])
     >>> print(f"accuracy {before:.2f} before, {after:.2f} after adaptation")
-    accuracy 0.92 before, 0.96 after adaptation
+    accuracy 0.88 before, 0.96 after adaptation
     """
 
     _parameter_constraints = BiMAMLClassifierMixin._parameter_constraints | {
@@ -151,6 +169,8 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
         solver="auto",
         inner_step_size="auto",
         n_inner_steps=1,
+        adaptation="gradient",
+        metric="diag",
         meta_step_size="auto",
         switch_tol="auto",
         fit_intercept=True,
@@ -168,6 +188,8 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
         self.solver = solver
         self.inner_step_size = inner_step_size
         self.n_inner_steps = n_inner_steps
+        self.adaptation = adaptation
+        self.metric = metric
         self.meta_step_size = meta_step_size
         self.switch_tol = switch_tol
         self.fit_intercept = fit_intercept

@@ -1,7 +1,8 @@
 """Stacks of tasks f_1, ..., f_m: functions of w with a value, a gradient and Hessian-vector products.
 
-A task is a weighted mean of pointwise losses over its rows (:class:`LinearTasks`) or, for the squared loss, the same
-thing summarised in d x d numbers (:class:`QuadraticTasks`). Nothing outside this file knows which of the two it has.
+A task is a weighted mean of pointwise losses over its rows (:class:`LinearTasks`). For the squared loss of few rows
+there are shortcuts (:class:`FewRowTasks`), and many rows are summarised in d x d numbers (:class:`QuadraticTasks`).
+Nothing outside this file knows which of them it has.
 """
 
 import math
@@ -12,12 +13,14 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from .losses import curvature_bound
+from .losses import curvature_bound, working_curvature
 
 NUMBERS_PER_STACK = 1_000_000
 """Size of a stack: as many tasks as fit the processor's cache; also the unit of parallel work."""
 LARGEST_MATRIX = 2_000
 """Largest d for which d x d matrices are formed; beyond, only products with the rows."""
+LARGEST_METRIC = 500
+"""Largest d for which the scatter of the tasks' parameters is learned."""
 
 
 class Function(ABC):
@@ -74,55 +77,92 @@ class LinearTasks(Function):
 
         return value, gradient, hessp
 
+    @cached_property
+    def _working_weight(self):
+        """Weights times the working curvature of the pointwise loss, of shape (m, n, 1)."""
+        return self.S * working_curvature(self.loss, self.Y).max(axis=2, keepdims=True)
+
+    @property
+    def mean_curvature(self):
+        """Mean of the working curvature over a task's rows, of shape (m,)."""
+        return np.sum(self._working_weight, axis=(1, 2))
+
     def smoothness(self):
         """Smoothness constants L_i (shape (m,)): a bound of each task's largest curvature.
 
         lambda_max(X_i'diag(s_i c_i)X_i) + max(penalty), where c is the loss's curvature (its bound where it varies).
         """
-        scale = np.sqrt(self.S * curvature_bound(self.loss, self.Y).max(axis=2, keepdims=True))
-        return _largest_squared_singular_value(scale * self.X) + self.penalty.max()
+        weight = self.S * curvature_bound(self.loss, self.Y).max(axis=2, keepdims=True)
+        return _largest_squared_singular_value(np.sqrt(weight) * self.X) + self.penalty.max()
 
-    def hessian_sum(self, step, power):
-        """As in :class:`QuadraticTasks`, for tasks of fewer rows than parameters: no d x d matrix for each.
+    def curvature_in(self, metric):
+        """lambda_max(R'H_i R) in a metric R R', of shape (m,), with the working curvature of the loss."""
+        if self.X.shape[1] >= self.X.shape[2]:
+            return _largest_eigenvalue(_gram(self.X, self._working_weight), metric)
+        rows = metric.half_transposed((np.sqrt(self._working_weight) * _as_array(self.X)).mT).mT
+        return _largest_squared_singular_value(rows) + metric.largest_penalty()
 
-        Without a penalty H = U U', and (I - H a)^p H = T_q'T_r with q + r = p, T_0 = U', T_(j+1) = T_j (I - a H). With
-        one H = diag(penalty) + U U', and every product is a diagonal plus a matrix L R' of low rank.
-        """
-        rows = self._weighted_rows
-        U = rows.mT
-        if not np.any(self.penalty):
-            rows_of = [rows]
-            for _ in range(-(-power // 2)):
-                T = rows_of[-1]
-                rows_of.append(T - ((T * np.swapaxes(step * np.ones((1, 1, 1)), 1, 2)) @ U) @ rows)
-            T, S = (rows_of[j].reshape(-1, rows.shape[2]) for j in (power // 2, -(-power // 2)))
-            return T.T @ S
-        diagonal, L, R = self.penalty * np.ones((len(U), 1, 1)), U, U
-        for _ in range(power):  # (I - H a)(diagonal + L R') = (1 - penalty a) diagonal + ...
-            shrink = 1 - self.penalty * step
-            L, R = (
-                np.concatenate([shrink * L - U @ (U.mT @ (step * L)), -U], axis=2),
-                np.concatenate([R, step * diagonal * U], axis=2),
-            )
-            diagonal = shrink * diagonal
-        return np.diagflat(diagonal.sum(axis=0)) + np.tensordot(L, R, axes=([0, 2], [0, 2]))
+    def resolvent(self, _metric):
+        """Product with (A^-1 + Hess f_i)^-1, where that is one matrix and at hand: not here."""
+        return None
+
+    def quadratic(self):
+        """The same tasks as quadratics: exact if the loss is one."""
+        value, slope, curvature = self.loss(self.Y, np.zeros_like(self.Y))
+        C, b = self.X.mT @ (self.S * -slope), np.sum(self.S * value, axis=1)
+        H = _gram(self.X, self.S * curvature)
+        return QuadraticTasks(H, C, b, self.weight, self.penalty, curvature=float(curvature))
+
+
+class FewRowTasks(LinearTasks):
+    """Tasks of a quadratic loss with fewer rows than parameters: H = U U' + diag(penalty), no d x d matrix for each.
+
+    Parameters are those of :class:`LinearTasks`.
+    """
 
     @cached_property
-    def _weighted_rows(self):
-        """The U' of H = diag(penalty) + U U', as an array of shape (m, n, d)."""
+    def _rows(self):
+        """U', of shape (m, n, d)."""
         return np.sqrt(self.S * self.loss(self.Y, np.zeros_like(self.Y))[2]) * _as_array(self.X)
 
     @cached_property
     def scale(self):
-        """Curvature in each parameter, the diagonal of H, for a quadratic loss: shape (m, d)."""
-        return np.sum(self._weighted_rows**2, axis=1) + self.penalty[:, 0]
+        """Curvature in each parameter, the diagonal of H, of shape (m, d)."""
+        return np.sum(self._rows**2, axis=1) + self.penalty[:, 0]
 
-    def quadratic(self):
-        """The same tasks as quadratics: exact if the loss is one."""
-        m, d, k = self.shape
-        value, gradient, _ = self.expand(np.zeros((m, d, k)))
-        curvature = self.loss(self.Y, np.zeros_like(self.Y))[2]
-        return QuadraticTasks(_gram(self.X, self.S * curvature), -gradient, value, self.weight, self.penalty)
+    def hessian_sum(self, product, power):
+        """As in :class:`QuadraticTasks`: (I - H P)^p H = U (I - U'P U)^p U' if there is no penalty."""
+        rows = self._rows
+        if not np.any(self.penalty):
+            T = S = rows
+            if power:
+                shrink = np.eye(rows.shape[1]) - rows @ product(rows.mT)
+                T = np.linalg.matrix_power(shrink, power // 2) @ rows
+                S = shrink @ T if power % 2 else T
+            return np.tensordot(T, S, axes=([0, 1], [0, 1]))
+
+        def hessp(V):
+            return rows.mT @ (rows @ V) + self.penalty * V
+
+        A = hessp(np.broadcast_to(np.eye(rows.shape[2]), (len(rows), rows.shape[2], rows.shape[2])))
+        for _ in range(power):
+            A = A - hessp(product(A))
+        return A.sum(axis=0)
+
+    def resolvent(self, metric):
+        """With the penalty in A: (A^-1 + U U')^-1 = A - A U (I + U'A U)^-1 U'A."""
+        A, U = metric.with_penalty(), self._rows.mT
+        AU = A(U)
+        inner = np.eye(U.shape[2]) + U.mT @ AU
+        return lambda V: A(V) - AU @ np.linalg.solve(inner, AU.mT @ V)
+
+    def factor(self):
+        """Rows R (m, n, d), targets Z (m, n, k), rest (m, k) and total weights, of the squared loss.
+
+        The weighted sum of squares of a task is norm(Z - R w)^2 + rest.
+        """
+        root = np.sqrt(self.S * self.weight[:, None, None])
+        return root * _as_array(self.X), root * self.Y, np.zeros((self.shape[0], self.shape[2])), self.weight
 
 
 class QuadraticTasks(Function):
@@ -134,8 +174,8 @@ class QuadraticTasks(Function):
         2 X_i'diag(s_i)X_i.
     C : ndarray of shape (m, d, k)
         2 X_i'diag(s_i)Y_i, one column per output.
-    b : ndarray of shape (m,)
-        Weighted mean square of the targets.
+    b : ndarray of shape (m, k)
+        Weighted mean squares of the targets.
     weight : ndarray of shape (m,)
         Total weight behind each task's means: what :meth:`reduce` averages with.
     penalty : ndarray of shape (d, 1)
@@ -143,10 +183,12 @@ class QuadraticTasks(Function):
     scale : ndarray of shape (m, d), default=None
         Curvature in each parameter before adaptation cancelled some of it, to tell rounding errors from small numbers.
         None is the diagonal of H.
+    curvature : float, default=2.0
+        Curvature of the pointwise loss; the 2 in H and C.
     """
 
-    def __init__(self, H, C, b, weight, penalty, scale=None):
-        self.H, self.C, self.b, self.weight, self.penalty = H, C, b, weight, penalty
+    def __init__(self, H, C, b, weight, penalty, scale=None, curvature=2.0):
+        self.H, self.C, self.b, self.weight, self.penalty, self.mean_curvature = H, C, b, weight, penalty, curvature
         self.scale = np.diagonal(H, axis1=1, axis2=2) + penalty[:, 0] if scale is None else scale
         self.shape = C.shape
 
@@ -155,26 +197,53 @@ class QuadraticTasks(Function):
             return self.H @ V + self.penalty * V
 
         HW = hessp(W)
-        return np.sum(W * (HW / 2 - self.C), axis=(1, 2)) + self.b, HW - self.C, hessp
+        return np.sum(W * (HW / 2 - self.C), axis=(1, 2)) + self.b.sum(axis=1), HW - self.C, hessp
 
-    def hessian_sum(self, step, power):
-        """The d x d matrix sum_i (I - H_i a_i)^power H_i, a_i = diag(step_i), H_i with its penalty."""
+    def hessian_sum(self, product, power):
+        """The d x d matrix sum_i (I - H_i P_i)^power H_i, H_i with its penalty; `product` is that with the P_i."""
         H = self.H + np.diagflat(self.penalty)
         A = H
         for _ in range(power):
-            A = A - H @ (step * A)
+            A = A - H @ product(A)
         return A.sum(axis=0)
 
     def smoothness(self):
         """Smoothness constants lambda_max(H_i) + max(penalty), of shape (m,)."""
         return np.linalg.eigvalsh(self.H)[:, -1].clip(0) + self.penalty.max()
 
+    def curvature_in(self, metric):
+        """lambda_max(R'H_i R) in a metric R R', of shape (m,)."""
+        return _largest_eigenvalue(self.H, metric)
+
+    def resolvent(self, metric):
+        """Product with (A^-1 + H)^-1 = R (I + R'H R)^-1 R', the penalty in A = R R'."""
+        R = metric.with_penalty().half(np.broadcast_to(np.eye(self.shape[1]), self.H.shape))
+        P = R @ np.linalg.solve(np.eye(self.shape[1]) + R.mT @ self.H @ R, R.mT)
+        P = (P + P.mT) / 2
+        return lambda V: P @ V
+
+    def factor(self):
+        """As in :class:`FewRowTasks`, with d rows a task, whatever the number it had."""
+        share = (self.weight / self.mean_curvature)[:, None]
+        units = np.sqrt(np.diagonal(self.H, axis1=1, axis2=2))[..., None]  # a small feature is not a missing one
+        units = np.where(units > 0, units, 1.0)
+        eigenvalues, Q = np.linalg.eigh(self.H / (units * units.mT) * share[..., None])
+        root = np.sqrt(np.where(eigenvalues > 1e-13 * eigenvalues[:, -1:], eigenvalues, 0.0))[..., None]
+        Z = np.divide(Q.mT @ (self.C / units * share[..., None]), root, out=np.zeros(self.shape), where=root > 0)
+        rest = (2 * self.b * share - np.sum(Z * Z, axis=1)).clip(0)
+        return root * (units * Q).mT, Z, rest, self.weight
+
     def take(self, tasks):
         """The stack of these tasks."""
         H, C, b, weight, scale = (numbers[tasks] for numbers in (self.H, self.C, self.b, self.weight, self.scale))
-        return QuadraticTasks(H, C, b, weight, self.penalty, scale)
+        return QuadraticTasks(H, C, b, weight, self.penalty, scale, self.mean_curvature)
 
-    def stacks(self):
+    def plus(self, other, share):
+        """The same tasks, with `share` of other quadratics, which have no penalty, added to each."""
+        H, C, b = (getattr(self, name) + share * getattr(other, name) for name in ("H", "C", "b"))
+        return QuadraticTasks(H, C, b, self.weight, self.penalty, self.scale, self.mean_curvature)
+
+    def stacks(self, _structure="one quadratic"):
         """The tasks in smaller stacks: pairs of task numbers and the function that builds the stack."""
         m, d, _ = self.shape
         parts = np.array_split(np.arange(m), -(-m * d * d // NUMBERS_PER_STACK))
@@ -186,7 +255,7 @@ class QuadraticTasks(Function):
         H, C, b, weight, scale = (
             np.concatenate([getattr(stack, name) for stack in stacks]) for name in ("H", "C", "b", "weight", "scale")
         )
-        return cls(H, C, b, weight, stacks[0].penalty, scale)
+        return cls(H, C, b, weight, stacks[0].penalty, scale, stacks[0].mean_curvature)
 
     def reduce(self, key):
         """Average the tasks of equal key, by weight: one task for each of the keys 0, ..., max(key).
@@ -205,7 +274,7 @@ class QuadraticTasks(Function):
             return np.add.reduceat(share_of * numbers[order], starts, axis=0)
 
         H, C, b, scale = map(average, (self.H, self.C, self.b, self.scale))
-        return QuadraticTasks(H, C, b, weight, self.penalty, scale)
+        return QuadraticTasks(H, C, b, weight, self.penalty, scale, self.mean_curvature)
 
 
 class BlockDiagonal:
@@ -256,6 +325,12 @@ class BlockDiagonal:
         """The m matrices, each of shape (n, d)."""
         m, n, d = self.shape
         return [self.matrix[i * n : (i + 1) * n, i * d : (i + 1) * d] for i in range(m)]
+
+
+def _largest_eigenvalue(H, metric):
+    """lambda_max(R'H_i R) in a metric, with that of the penalty."""
+    half = metric.half_transposed
+    return np.linalg.eigvalsh(half(half(H).mT))[:, -1].clip(0) + metric.largest_penalty()
 
 
 def _gram(X, scale):

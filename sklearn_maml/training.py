@@ -6,17 +6,24 @@ import numpy as np
 from scipy.linalg import LinAlgError
 from scipy.optimize import OptimizeResult
 
-from .meta import MAMLLoss, adapt, collapse, inner_step, run_parallel
+from .meta import MAMLLoss, adapt, collapse, run_parallel
 from .solvers import biphasic, choose_solver
+from .steps import inner_step
 from .tasks import QuadraticTasks
 
-_OUT_OF_RANGE = "the numbers leave the range of floating point: scale X or y, or lower inner_step_size"
+SHOTS = 1.0
+"""Rows of a new task that training with a learned metric reckons with."""
+ZERO_SHOT = 0.1
+"""Weight of f, the loss before adaptation, that training with a learned metric adds to F."""
+
+OUT_OF_RANGE = "the numbers leave the range of floating point: scale X or y, or lower inner_step_size"
 
 TRAINING_PARAMETERS = (
     "algorithm",
     "solver",
     "inner_step_size",
     "n_inner_steps",
+    "adaptation",
     "meta_step_size",
     "switch_tol",
     "max_iter",
@@ -35,6 +42,8 @@ def meta_train(
     solver,
     inner_step_size,
     n_inner_steps,
+    adaptation,
+    prior,
     meta_step_size,
     switch_tol,
     max_iter,
@@ -52,6 +61,8 @@ def meta_train(
         Where to start.
     structure : str
         What solvers may assume of the tasks, see :class:`MAMLLoss`. "one quadratic" collapses f and F.
+    prior : Prior or None
+        What inner_step_size="auto" knows of the tasks.
     algorithm, solver, ... :
         Parameters of the estimators.
 
@@ -61,10 +72,14 @@ def meta_train(
         With fields x, nit, history, step_size, inner_step_size, switch_tol.
     """
     build = _collapsed if structure == "one quadratic" else _stacked
+    step_of = partial(inner_step, step_size=inner_step_size, adaptation=adaptation, prior=prior, shots=SHOTS)
+    zero_shot = 0.0 if prior is None else ZERO_SHOT
     try:
-        f, F, objective, steps = build(stacks, structure, inner_step_size, n_inner_steps, algorithm == "fomaml", n_jobs)
+        f, F, objective, sizes = build(
+            stacks, structure, step_of, n_inner_steps, zero_shot, algorithm == "fomaml", n_jobs
+        )
     except LinAlgError:
-        raise ValueError(_OUT_OF_RANGE) from None
+        raise ValueError(OUT_OF_RANGE) from None
     trace = _Trace(f, F, objective, verbose)
     solve = choose_solver(solver, F)
     run = {"step_size": meta_step_size, "tol": tol, "max_iter": max_iter}
@@ -76,73 +91,84 @@ def meta_train(
     else:
         result = solve(F, w0, callback=partial(trace, 2), **run)
     if not np.all(np.isfinite(result.x)):
-        raise ValueError(_OUT_OF_RANGE)
-    return OptimizeResult(
-        result, history=trace.history(), inner_step_size=in_task_order(stacks, steps), switch_tol=switch_tol
-    )
+        raise ValueError(OUT_OF_RANGE)
+    used = in_task_order(stacks, sizes, inner_step_size)
+    return OptimizeResult(result, history=trace.history(), inner_step_size=used, switch_tol=switch_tol)
 
 
-def adapt_all(stacks, starts, step_size, n_steps, n_jobs):
+def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, scatter):
     """Adapt every task of the stacks from its own start.
 
-    Returns the adapted parameters, of shape (m, d, k), the step sizes used, and for each task the longest step size
-    that does not overshoot, 1 / L_i (computed where it is needed: if `step_size` is a number).
+    Returns the adapted parameters, of shape (m, d, k), the step sizes used, for each task the longest step size that
+    does not overshoot, 1 / L_i (computed where it is needed: if the step is explicit and `step_size` a number), and, if
+    `scatter`, what one implicit step leaves of the prior's covariance, of shape (m, d, d).
     """
     W = np.empty(starts.shape)
     safe = np.full(len(starts), np.inf)
+    m, d, _ = starts.shape
+    left = np.empty((m, d, d)) if scatter else None
 
     def adapt_stack(numbers, build):
         tasks = build()
-        step = inner_step(tasks, step_size)
-        W[numbers], _ = adapt(tasks, starts[numbers], step, n_steps)
-        if not isinstance(step_size, str) and np.ndim(step_size) == 0:
+        known = prior if prior is None else prior.of_tasks(numbers)
+        step = inner_step(tasks, step_size, adaptation, known, tasks.weight)
+        W[numbers], path = adapt(tasks, starts[numbers], step, n_steps)
+        if adaptation == "gradient" and not isinstance(step_size, str) and np.ndim(step_size) == 0:
             L = tasks.smoothness()
             safe[numbers] = np.divide(1, L, out=np.full_like(L, np.inf), where=L > 0)
-        return step
+        if left is not None:
+            _, product = path[0]
+            left[numbers] = product(np.broadcast_to(np.eye(d), (len(numbers), d, d))) / step.size[:, None, None]
+        return step.size
 
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            steps = list(run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks]))
+            sizes = list(run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks]))
     except LinAlgError:
-        raise ValueError(_OUT_OF_RANGE) from None
+        raise ValueError(OUT_OF_RANGE) from None
     if not np.all(np.isfinite(W)):
-        raise ValueError(_OUT_OF_RANGE)
-    return W, in_task_order(stacks, steps), safe
+        raise ValueError(OUT_OF_RANGE)
+    return W, in_task_order(stacks, sizes, step_size), safe, left
 
 
-def _stacked(stacks, structure, inner_step_size, n_inner_steps, first_order, n_jobs):
-    """f, F, the objective to report and the inner steps, from stacks that are kept."""
+def _stacked(stacks, structure, step_of, n_inner_steps, zero_shot, first_order, n_jobs):
+    """f, F, the objective to report and the inner step sizes, from stacks that are kept."""
     tasks = list(run_parallel(n_jobs, [(build,) for _, build in stacks]))
+    steps = list(run_parallel(n_jobs, [(step_of, each) for each in tasks])) if n_inner_steps else []
     f = MAMLLoss(tasks, structure=structure, n_jobs=n_jobs)
-    adaptation = {"n_steps": n_inner_steps, "step_size": inner_step_size, "structure": structure, "n_jobs": n_jobs}
-    F = MAMLLoss(tasks, first_order=first_order, **adaptation)
-    objective = MAMLLoss(tasks, **adaptation) if first_order and structure == "quadratic" else F
-    return f, F, objective, [step for _, step in F.stacks]
+    adaptation = {"n_steps": n_inner_steps, "steps": steps, "zero_shot": zero_shot}
+    F = MAMLLoss(tasks, first_order=first_order, structure=structure, n_jobs=n_jobs, **adaptation)
+    objective = F
+    if first_order and structure == "quadratic":
+        objective = MAMLLoss(tasks, structure=structure, n_jobs=n_jobs, **adaptation)
+    return f, F, objective, [step.size for step in steps] or [0.0] * len(stacks)
 
 
-def _collapsed(stacks, structure, inner_step_size, n_inner_steps, first_order, n_jobs):
+def _collapsed(stacks, structure, step_of, n_inner_steps, zero_shot, first_order, n_jobs):
     """The same for quadratic tasks, one stack in memory at a time: each function is one quadratic."""
 
     def parts_of(build):
         tasks = build()
-        step = inner_step(tasks, inner_step_size) if n_inner_steps else 0.0
-        parts = [collapse(tasks, step, 0), collapse(tasks, step, n_inner_steps, first_order)]
-        if first_order:
-            parts.append(collapse(tasks, step, n_inner_steps))
+        step = step_of(tasks) if n_inner_steps else None
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [collapse(tasks, None, 0), collapse(tasks, step, n_inner_steps, first_order)]
+            if first_order:
+                parts.append(collapse(tasks, step, n_inner_steps))
         return step, parts
 
-    steps, sums = [], []
+    sizes, sums = [], []
     for step, parts in run_parallel(n_jobs, [(parts_of, build) for _, build in stacks]):
-        steps.append(step)
+        sizes.append(step.size if step else 0.0)
         sums = [_mean(pair) for pair in zip(sums, parts, strict=True)] if sums else parts
     if not all(np.all(np.isfinite(quadratic.H)) for quadratic in sums):
-        raise ValueError(_OUT_OF_RANGE)
-    costs = (1, 0), (n_inner_steps + 1, 0 if first_order else n_inner_steps), (0, 0)
+        raise ValueError(OUT_OF_RANGE)
+    sums[1:] = [adapted.plus(sums[0], zero_shot) for adapted in sums[1:]]
+    costs = (1, 0), (n_inner_steps + 1 + (zero_shot > 0), 0 if first_order else n_inner_steps), (0, 0)
     f, F, *objective = (
         MAMLLoss([quadratic], structure="quadratic", cost=cost)
         for quadratic, cost in zip(sums, costs[: len(sums)], strict=True)
     )
-    return f, F, objective[0] if objective else F, steps
+    return f, F, objective[0] if objective else F, sizes
 
 
 def _mean(parts):
@@ -150,13 +176,13 @@ def _mean(parts):
     return QuadraticTasks.concatenate(parts).reduce(np.zeros(len(parts), dtype=int))
 
 
-def in_task_order(stacks, steps):
-    """The inner step sizes as a fitted attribute: a number, one per parameter or, for "auto", one per task."""
-    if np.ndim(steps[0]) < 3:
-        return np.squeeze(steps[0])[()]
-    by_task = np.empty(sum(len(numbers) for numbers, _ in stacks))
-    for (numbers, _), step in zip(stacks, steps, strict=True):
-        by_task[numbers] = step[:, 0, 0]
+def in_task_order(stacks, sizes, step_size):
+    """The inner step sizes as a fitted attribute: as given or, for "auto", one for each task."""
+    if not isinstance(step_size, str):
+        return step_size
+    by_task = np.zeros(sum(len(numbers) for numbers, _ in stacks))
+    for (numbers, _), size in zip(stacks, sizes, strict=True):
+        by_task[numbers] = size
     return by_task
 
 

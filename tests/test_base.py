@@ -203,6 +203,9 @@ BAD_PARAMETERS = {
     "max_iter": ({"max_iter": 0}, "max_iter"),
     "tol": ({"tol": -1e-3}, "tol"),
     "tol NaN": ({"tol": np.nan}, "tol"),
+    "adaptation": ({"adaptation": "explicit"}, "adaptation"),
+    "adaptation None": ({"adaptation": None}, "adaptation"),
+    "metric": ({"metric": "identity"}, "metric"),
     "random_state": ({"random_state": "seed", "init": "normal"}, "random_state"),
 }
 BAD_STEPS = {
@@ -460,7 +463,7 @@ def test_convergence_warning_says_what_to_change(cls, case):
 
 
 def test_convergence_warning_of_a_rising_loss():
-    model = MAMLRegressor(solver="gd", algorithm="maml", max_iter=2, meta_step_size=3.0)
+    model = MAMLRegressor(solver="gd", algorithm="maml", max_iter=2, meta_step_size=1.0)
     with pytest.warns(ConvergenceWarning, match=r"the loss rose from .* lower meta_step_size"):
         model.fit(X, Y[MAMLRegressor], groups=GROUPS)
 
@@ -539,7 +542,7 @@ def test_interrupted_stream():
 
     y = Y[MAMLRegressor]
     model = Interrupted().partial_fit(X[:20], y[:20], groups=GROUPS[:20])
-    left[0] = 1
+    left[0] = 0
     with Unchanged(model), pytest.raises(KeyboardInterrupt):
         model.partial_fit(X[20:], y[20:], groups=GROUPS[20:])
     left[0] = np.inf
@@ -626,8 +629,10 @@ def test_refit_with_other_features_and_outputs():
 
 @pytest.mark.parametrize("algorithm", ["maml", "bimaml", "fomaml"])
 @pytest.mark.parametrize("solver", ["auto", "gd", "lbfgs", "newton-cg", "exact", "ode"])
-def test_history(algorithm, solver):
-    model = MAMLRegressor(algorithm=algorithm, solver=solver, max_iter=5000).fit(X, Y[MAMLRegressor], groups=GROUPS)
+@pytest.mark.parametrize("adaptation", ["gradient", "implicit"])
+def test_history(algorithm, solver, adaptation):
+    model = MAMLRegressor(algorithm=algorithm, solver=solver, adaptation=adaptation, max_iter=5000)
+    model.fit(X, Y[MAMLRegressor], groups=GROUPS)
     history = model.history_
     keys = ["phase", "grad_norm", "objective", "n_gradients", "n_hessp"] + ["time"] * (solver == "ode")
     assert sorted(history) == sorted(keys)
@@ -647,7 +652,7 @@ def test_history(algorithm, solver):
     assert history["grad_norm"][-1] <= 1e-6 * (1 + 1e-6)
     assert np.all(np.diff(history["n_gradients"]) >= 0)
     assert np.all(np.diff(history["n_hessp"]) >= 0)
-    assert history["n_gradients"][0] == (1 if algorithm == "bimaml" else 2)
+    assert history["n_gradients"][0] == (1 if algorithm == "bimaml" else 3)
     if solver not in ("newton-cg", "ode"):  # which ask for products of their own
         assert history["n_hessp"][0] == (algorithm == "maml")
     if solver == "gd":  # a descent in each phase
@@ -682,6 +687,127 @@ def test_nothing_to_do():
         model = MAMLRegressor(solver=solver, init=[1.0, 2, -1, 3], switch_tol=1e-6).fit(X, y, groups=GROUPS)
         assert model.n_iter_ <= (2 if solver == "exact" else 0)
         assert_allclose(model.coef_, [1, 2, -1], atol=1e-9)
+
+
+def test_implicit_steps_of_the_hinge_are_an_error():
+    y = Y[MAMLSVC]
+    model = MAMLSVC(loss="hinge").fit(X, y, groups=GROUPS).set_params(adaptation="implicit")
+    for call in (model.fit, model.partial_fit, model.adapt):
+        with Unchanged(model), pytest.raises(ValueError, match="adaptation='implicit' needs a loss"):
+            call(X, y, groups=GROUPS)
+    model.set_params(n_inner_steps=0).fit(X, y, groups=GROUPS)  # no step is taken
+
+
+# What is learned of the tasks
+
+PRIOR = ("task_covariance_", "noise_variance_")
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("metric", ["diag", "full"])
+@pytest.mark.parametrize("adaptation", ["gradient", "implicit"])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_shapes_of_what_is_learned(cls, metric, adaptation, fit_intercept):
+    d = 3 + fit_intercept
+    model = cls(metric=metric, adaptation=adaptation, fit_intercept=fit_intercept).fit(X, Y[cls], groups=GROUPS)
+    assert model.task_covariance_.shape == (d, d)
+    assert np.ndim(model.noise_variance_) == 0
+    assert model.noise_variance_ > 0
+    assert np.linalg.eigvalsh(model.task_covariance_)[0] > -1e-12
+    y = np.column_stack([Y[cls], X[:, 0]]) if cls is MAMLRegressor else np.argsort(X, axis=1)[:, 0]
+    model.fit(X, y, groups=GROUPS)
+    k = 2 if cls is MAMLRegressor else 3
+    assert model.task_covariance_.shape == (k, d, d)
+    assert model.noise_variance_.shape == (k,)
+    shared = model.task_covariance_ / model.noise_variance_[:, None, None]
+    assert_allclose(shared, np.broadcast_to(shared[:1], shared.shape), rtol=1e-12, atol=1e-15)
+    if cls is MAMLRegressor:
+        model.fit(X, Y[cls][:, None], groups=GROUPS)
+        assert np.reshape(model.task_covariance_, (-1,)).shape == (d * d,)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("params", [{"inner_step_size": 0.05}, {"inner_step_size": [0.05] * 4}, {"n_inner_steps": 0}])
+def test_refit_without_learning_forgets_what_was_learned(cls, params):
+    """There is nothing to learn for a given step, or without one."""
+    model = cls().fit(X, Y[cls], groups=GROUPS)
+    assert all(getattr(model, name) is not None for name in PRIOR)
+    model.set_params(**params).fit(X, Y[cls], groups=GROUPS)
+    assert not any(hasattr(model, name) for name in (*PRIOR, "_prior"))
+    assert not any(hasattr(model.adapt(X[:2], Y[cls][:2]), name) for name in PRIOR)
+    model.set_params(inner_step_size="auto", n_inner_steps=1)
+    with Unchanged(model), pytest.raises(ValueError, match=r"inner_step_size='auto'.*fit again"):
+        model.adapt(X, Y[cls], groups=GROUPS)
+    model.fit(X, Y[cls], groups=GROUPS).adapt(X, Y[cls], groups=GROUPS)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_one_task_has_nothing_to_learn_from(cls):
+    model = cls().fit(X, Y[cls], groups=GROUPS).fit(X, Y[cls], groups=np.zeros(30))
+    for fitted in (model, model.adapt(X, Y[cls]), model.adapt(X, Y[cls], groups=GROUPS)):
+        assert all(getattr(fitted, name) is None for name in PRIOR)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("adaptation", ["gradient", "implicit"])
+def test_a_fit_that_fails_keeps_what_was_learned(cls, adaptation):
+    model = cls(adaptation=adaptation).fit(X, Y[cls], groups=GROUPS)
+    model.set_params(solver="gd", meta_step_size=987.0, init="normal", random_state=0, max_iter=5000)
+    before = copy.deepcopy([getattr(model, name) for name in PRIOR])
+    with Unchanged(model), pytest.raises(ValueError, match="diverges"):
+        model.fit(3 * X, Y[cls], groups=GROUPS[::-1] * 2)
+    assert same([getattr(model, name) for name in PRIOR], before)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("adaptation", ["gradient", "implicit"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_know_what_was_learned(cls, adaptation, copied):
+    y = Y[cls]
+    model = cls(adaptation=adaptation).fit(X, y, groups=GROUPS)
+    assert not any(hasattr(clone(model), name) for name in (*PRIOR, "coef_"))
+    for fitted in (model, model.adapt(X[:5], y[:5]), model.adapt(X, y, groups=GROUPS)):
+        other = copied(fitted)
+        assert same(vars(fitted), vars(other))
+        assert same(vars(fitted.adapt(X[:7], y[:7])), vars(other.adapt(X[:7], y[:7])))
+        assert same(vars(fitted.adapt(X, y, GROUPS)), vars(other.adapt(X, y, GROUPS)))
+        if cls is MAMLRegressor and adaptation == "implicit":
+            assert same(fitted.predict(X, GROUPS, return_std=True), other.predict(X, GROUPS, return_std=True))
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("fitted", ["gradient", "implicit"])
+def test_adaptation_may_be_changed_after_fit(cls, fitted):
+    z = X[:, 0] * np.array([3.0, -3.0, 0.5])[GROUPS]  # tasks do differ
+    y = Y[cls] + z if cls is MAMLRegressor else np.where(z > 0.1, "yes", "no")
+    model = cls(adaptation=fitted).fit(X, y, groups=GROUPS)
+    other = "implicit" if fitted == "gradient" else "gradient"
+    before = copy.deepcopy(model)
+    expected = model.adapt(X, y)
+    changed = copy.copy(model).set_params(adaptation=other).adapt(X, y)
+    assert (
+        np.max(np.abs(np.r_[np.ravel(changed.coef_ - expected.coef_), changed.intercept_ - expected.intercept_])) > 1e-6
+    )
+    assert same(vars(model), vars(before))
+    back = copy.copy(model).set_params(adaptation=other).set_params(adaptation=fitted).adapt(X, y)
+    assert same(vars(back), vars(expected))
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("order", ["gradient, implicit, implicit", "implicit, gradient, implicit, implicit"])
+def test_adaptation_may_be_changed_between_tasks(cls, order):
+    """Each task goes on from where it stands, by whatever step is asked for."""
+    y = Y[cls]
+    model = cls().fit(X, y, groups=GROUPS)
+    for i, adaptation in enumerate(order.split(", ")):
+        rows = np.isin(GROUPS, [[0, 1, 2], [2], [1], [2]][i])
+        former = getattr(model, "task_coef_", np.broadcast_to(model.coef_, (3, *model.coef_.shape)))
+        model = model.set_params(adaptation=adaptation).adapt(X[rows], y[rows], groups=GROUPS[rows])
+        assert model.tasks_.tolist() == [0, 1, 2]
+        assert model.task_coef_.shape == (3, *model.coef_.shape)
+        still = [g for g in range(3) if g not in GROUPS[rows]]
+        assert_array_equal(model.task_coef_[still], former[still])
+        assert np.all(np.isfinite(model.task_intercept_))
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS)
@@ -742,7 +868,7 @@ def test_unknown_tasks_are_predicted_by_the_initialisation(cls):
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_score(cls):
     y, weight = Y[cls], np.linspace(0, 2, 30)
-    model = cls(n_inner_steps=20).fit(X, y, groups=GROUPS).adapt(X, y, groups=GROUPS)
+    model = cls(n_inner_steps=20, inner_step_size=0.05).fit(X, y, groups=GROUPS).adapt(X, y, groups=GROUPS)
     metric = r2_score if cls is MAMLRegressor else accuracy_score
     assert model.score(X, y) == metric(y, model.predict(X))
     assert model.score(X, y, groups=GROUPS) == metric(y, model.predict(X, groups=GROUPS))

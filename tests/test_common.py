@@ -1,4 +1,4 @@
-"""scikit-learn's common checks, with metadata routing off and on, and the checks that they leave out."""
+"""scikit-learn's common checks, with metadata routing off and on, with one task and several; and those left out."""
 
 import os
 import pickle
@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array, issparse
 from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
@@ -20,7 +21,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from sklearn.utils import estimator_checks, estimator_html_repr, get_tags
+from sklearn.utils import check_array, estimator_checks, estimator_html_repr, get_tags
 from third_party import MAMLLogisticRegression, MAMLQuantileRegressor
 from threadpoolctl import threadpool_limits
 
@@ -34,16 +35,27 @@ ESTIMATORS = [  # every algorithm, solver and loss; not their product, and small
     MAMLRegressor(algorithm="fomaml", solver="gd", max_iter=100),
     MAMLRegressor(solver="ode", l2_regularization=0.1, max_iter=50),
     MAMLRegressor(n_inner_steps=0, warm_start=True),
+    MAMLRegressor(adaptation="implicit"),
+    MAMLRegressor(adaptation="implicit", metric="full", solver="gd", algorithm="maml", max_iter=100),
+    MAMLRegressor(adaptation="implicit", metric="full", solver="lbfgs", n_inner_steps=2, l2_regularization=0.01),
+    MAMLRegressor(adaptation="implicit", inner_step_size=0.1, algorithm="fomaml"),
     MAMLSVC(),
     MAMLSVC(algorithm="maml", solver="lbfgs", C=10, fit_intercept=False),
     MAMLSVC(loss="hinge", max_iter=50),
     MAMLSVC(loss="smooth_hinge", algorithm="maml", solver="newton-cg", C=0.1),
     MAMLSVC(loss="smooth_hinge", algorithm="fomaml", solver="gd", max_iter=30),
     MAMLSVC(loss="smooth_hinge", algorithm="maml", solver="ode", max_iter=1),
+    MAMLSVC(adaptation="implicit", max_iter=10),
+    MAMLSVC(loss="smooth_hinge", adaptation="implicit", metric="full", inner_step_size=0.1, max_iter=5),
     MAMLQuantileRegressor(),
     MAMLLogisticRegression(),
 ]
 DEFAULTS = [MAMLRegressor(), MAMLSVC(), MAMLQuantileRegressor(), MAMLLogisticRegression()]
+IMPLICIT = [
+    MAMLRegressor(adaptation="implicit", metric="full"),
+    MAMLSVC(adaptation="implicit"),
+    MAMLLogisticRegression(adaptation="implicit"),
+]
 NOT_OURS = {
     Ridge: {"check_array_api_input", "check_array_api_mixed_inputs", "check_array_api_same_namespace"},
     LinearSVC: {
@@ -57,7 +69,49 @@ NOT_OURS = {
 COMMON = estimator_checks.parametrize_with_checks(ESTIMATORS)
 CASES = list(COMMON.args[1])  # a generator in older versions
 
-each = pytest.mark.parametrize("estimator", DEFAULTS, ids=lambda estimator: type(estimator).__name__)
+
+def tasks_of(X):
+    """Task ids that depend on nothing but a row's numbers: not on its place, its copies, the container or the type."""
+    try:
+        first = check_array(X, accept_sparse="csr", dtype=np.float32, ensure_all_finite=False)[:, [0]]
+    except (TypeError, ValueError):  # fit has to say what is wrong
+        return None
+    first = first.toarray() if issparse(first) else first
+    return np.nan_to_num(np.floor(3 * first[:, 0]), posinf=0, neginf=0) % 3
+
+
+class InTasks:
+    """Has the checks, which know no groups, fit several tasks."""
+
+    def fit(self, X, y, groups=None, sample_weight=None):
+        return super().fit(X, y, groups=tasks_of(X), sample_weight=sample_weight)
+
+
+class RegressorInTasks(InTasks, MAMLRegressor):
+    pass
+
+
+class SVCInTasks(InTasks, MAMLSVC):
+    pass
+
+
+class LogisticRegressionInTasks(InTasks, MAMLLogisticRegression):
+    pass
+
+
+IN_TASKS = [
+    RegressorInTasks(),
+    RegressorInTasks(adaptation="implicit", metric="full"),
+    RegressorInTasks(adaptation="implicit", inner_step_size=0.1),
+    SVCInTasks(loss="hinge", max_iter=50),
+    SVCInTasks(loss="smooth_hinge", metric="full", max_iter=10),
+    SVCInTasks(adaptation="implicit", max_iter=10),
+    LogisticRegressionInTasks(),
+]
+COMMON_IN_TASKS = estimator_checks.parametrize_with_checks(IN_TASKS)
+CASES_IN_TASKS = list(COMMON_IN_TASKS.args[1])
+
+each = pytest.mark.parametrize("estimator", DEFAULTS + IMPLICIT, ids=repr)
 one_task = pytest.mark.filterwarnings("ignore::sklearn_maml.SingleTaskWarning")
 
 
@@ -78,6 +132,27 @@ def test_common_checks(estimator, check, routing):
         check(estimator)
 
 
+@pytest.mark.parametrize(COMMON_IN_TASKS.args[0], CASES_IN_TASKS, **COMMON_IN_TASKS.kwargs)
+@one_task
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning",
+    "ignore:partial_fit starts anew:UserWarning",
+    "ignore:inner_step_size='auto' could not learn:UserWarning",
+)
+def test_common_checks_with_several_tasks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", IN_TASKS, ids=repr)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_several_tasks_are_several(estimator):
+    X, y, _ = tasks()
+    assert_array_equal(np.unique(tasks_of(X)), [0, 1, 2])
+    model = clone(estimator).fit(X, y > 0 if is_classifier(estimator) else y)
+    if isinstance(model.inner_step_size, str):
+        assert model.task_covariance_ is not None
+
+
 def check_name(check):
     while hasattr(check, "func"):
         check = check.func
@@ -90,6 +165,8 @@ def test_number_of_common_checks():
     assert number.keys() == {repr(estimator) for estimator in ESTIMATORS}
     assert min(number.values()) >= 55
     assert len(CASES) >= 59 * len(ESTIMATORS)
+    assert not any(getattr(case, "marks", ()) for case in CASES_IN_TASKS)
+    assert len(CASES_IN_TASKS) >= 59 * len(IN_TASKS)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
@@ -105,7 +182,7 @@ def test_common_checks_are_those_of_scikit_learn(estimator):
 
 def test_every_choice_is_checked():
     constraints = MAMLRegressor._parameter_constraints | MAMLSVC._parameter_constraints
-    for name in ("algorithm", "solver", "loss"):
+    for name in ("algorithm", "solver", "loss", "adaptation", "metric"):
         used = {getattr(estimator, name) for estimator in ESTIMATORS if name in estimator.get_params()}
         assert used == set(constraints[name][0].options)
 
@@ -119,7 +196,10 @@ def test_array_api_check():
         from third_party import MAMLLogisticRegression, MAMLQuantileRegressor
 
         warnings.simplefilter("ignore")
-        for estimator in [MAMLRegressor(), MAMLSVC(), MAMLQuantileRegressor(), MAMLLogisticRegression()]:
+        for estimator in [
+            MAMLRegressor(), MAMLSVC(), MAMLQuantileRegressor(), MAMLLogisticRegression(),
+            MAMLRegressor(adaptation="implicit"), MAMLSVC(adaptation="implicit"),
+        ]:
             for _, check in estimator_checks_generator(estimator):
                 if "check_array_api" in str(check):
                     check(estimator)
@@ -182,6 +262,35 @@ def tasks():
 def fitted(estimator):
     X, y, groups = tasks()
     return clone(estimator).fit(X, y > 0 if is_classifier(estimator) else y, groups=groups)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_must_not_matter_with_several_tasks(estimator):
+    """Weights are repetition, of weight zero is absence; order, container, type, names of tasks mean nothing."""
+    X, y, groups = tasks()
+    rng = np.random.default_rng(1)
+    X, y = X.astype(np.float32).astype(float), y + 0.5 * rng.normal(size=30)
+    y = np.where(y > 0, "yes", "no") if is_classifier(estimator) else y
+    weight, order = rng.integers(0, 4, size=30).astype(float), rng.permutation(30)
+    copies = np.repeat(np.arange(30), weight.astype(int))
+
+    def parameters(X, y, groups, sample_weight=None):
+        model = clone(estimator).fit(X, y, groups=groups, sample_weight=sample_weight)
+        adapted = model.adapt(X, y, groups=groups, sample_weight=sample_weight)
+        assert adapted.task_coef_.shape[0] == 3
+        return [np.ravel(part) for part in (model.coef_, model.intercept_, adapted.task_coef_, adapted.task_intercept_)]
+
+    expected = parameters(X, y, groups, weight)
+    for name, rows in {
+        "weights": (X[copies], y[copies], groups[copies]),
+        "order": (X[order], y[order], groups[order], weight[order]),
+        "container": (csr_array(X), list(y), list(groups), list(weight)),
+        "type": (X.astype(np.float32), y, groups, weight.astype(int)),
+        "names": (X, y, np.where(groups == "a", 1, np.where(groups == "b", 2, 3)), weight),
+    }.items():
+        for value, other in zip(expected, parameters(*rows), strict=True):
+            assert_allclose(other, value, rtol=0, atol=1e-4, err_msg=name)
 
 
 @each
@@ -252,8 +361,8 @@ def test_repr():
     assert repr(MAMLQuantileRegressor(quantile=0.9)) == "MAMLQuantileRegressor(quantile=0.9)"
     with config_context(print_changed_only=False):
         assert repr(MAMLLogisticRegression()) == (
-            "MAMLLogisticRegression(inner_step_size='auto', l2_regularization=0.01,\n"
-            "                       n_inner_steps=1)"
+            "MAMLLogisticRegression(adaptation='gradient', inner_step_size='auto',\n"
+            "                       l2_regularization=0.01, n_inner_steps=1)"
         )
 
 

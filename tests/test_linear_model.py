@@ -1,16 +1,20 @@
 """MAMLRegressor against plain loops over tasks (`Reference`) and scikit-learn's Ridge."""
 
+import copy
 import sys
+import warnings
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from references import descend
+from references import descend, same
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, Ridge
+from statsmodels.regression.mixed_linear_model import MixedLM, MixedLMParams
 
 from sklearn_maml import MAMLRegressor
 
@@ -19,12 +23,32 @@ SOLVERS = ["auto", "exact", "lbfgs", "newton-cg", "gd", "ode"]
 
 
 class Reference:
-    """f and F of equation (1.1) for the squared loss and their gradients, one task and one step at a time."""
+    """f and F of equation (1.1) for the squared loss and their gradients, one task and one step at a time.
 
-    def __init__(self, X, Y, groups, weight=None, *, l2=0.0, intercept=True, alpha="auto", K=1, first_order=False):
+    A step is w <- w - P grad f_i(w): P = D explicit, P = (D^-1 + H)^-1 implicit, with D the step sizes `alpha`. "auto"
+    is 1 / (2 L_i) or, given the tasks' covariance S and the noise s2 as `prior`, what the Notes of MAMLRegressor say of
+    one row; a tenth of f is then added to F.
+    """
+
+    def __init__(
+        self,
+        X,
+        Y,
+        groups,
+        weight=None,
+        *,
+        l2=0.0,
+        intercept=True,
+        alpha,
+        K=1,
+        first_order=False,
+        adaptation="gradient",
+        prior=None,
+    ):
         Y = Y.reshape(len(X), -1)
         weight = np.ones(len(X)) if weight is None else weight
         self.K, self.first_order = K, first_order
+        self.zero_shot = 0.0 if prior is None else 0.1
         self.tasks = []
         for g in sorted(set(groups)):
             rows = (groups == g) & (weight > 0)
@@ -36,11 +60,18 @@ class Reference:
                 Z = np.column_stack([Z, np.ones(len(Z))])
                 penalty = np.pad(penalty, (0, 1))
             H = 2 * sum(s[j] * np.outer(Z[j], Z[j]) for j in range(len(Z)))
-            L = np.linalg.eigvalsh(H)[-1] + l2
             c = 2 * sum(s[j] * np.outer(Z[j], T[j]) for j in range(len(Z)))
             b = sum(s[j] * T[j] @ T[j] for j in range(len(Z)))
-            a = 0.5 / L if isinstance(alpha, str) else alpha
-            self.tasks.append((H + penalty, c, b, np.diag(np.broadcast_to(a, len(H)))))
+            if prior is not None:
+                A = prior[0] / (2 * prior[1])
+                if adaptation == "gradient":  # with a bound of the curvature: of the rows, and of the penalty
+                    A = A / (1 + largest_eigenvalue(A @ H) + largest_eigenvalue(A @ penalty))
+            else:
+                a = 0.5 / (largest_eigenvalue(H) + l2) if isinstance(alpha, str) else alpha
+                A = np.diag(np.broadcast_to(a, len(H)))
+            H = H + penalty
+            P = A if adaptation == "gradient" else np.linalg.solve(np.eye(len(H)) + A @ H, A)
+            self.tasks.append((H, c, b, P))
 
     def f(self, w):
         values = [np.sum(w * (H @ w)) / 2 - np.sum(c * w) + b for H, c, b, _ in self.tasks]
@@ -48,28 +79,78 @@ class Reference:
 
     def F(self, w):
         values, gradients = [], []
-        for H, c, b, D in self.tasks:
+        for H, c, b, P in self.tasks:
             v = w
             for _ in range(self.K):
-                v = v - D @ (H @ v - c)
+                v = v - P @ (H @ v - c)
             values.append(np.sum(v * (H @ v)) / 2 - np.sum(c * v) + b)
             gradient = H @ v - c
             if not self.first_order:
                 for _ in range(self.K):
-                    gradient = gradient - H @ (D @ gradient)
+                    gradient = gradient - H @ (P @ gradient)
             gradients.append(gradient)
-        return np.mean(values), np.mean(gradients, axis=0)
+        value, gradient = self.f(w)
+        return np.mean(values) + self.zero_shot * value, np.mean(gradients, axis=0) + self.zero_shot * gradient
+
+    def quadratic(self):
+        """F is w'Aw/2 - b'w: A = mean (I-HP)^K (I-HP)^K H, b = mean (I-HP)^K (I-HP)^K c."""
+        A, b = 0.0, 0.0
+        for H, c, _, P in self.tasks:
+            back = np.linalg.matrix_power(np.eye(len(H)) - H @ P, 0 if self.first_order else self.K)
+            there = np.linalg.matrix_power(np.eye(len(H)) - H @ P, self.K)
+            A = A + (back @ there @ H + self.zero_shot * H) / len(self.tasks)
+            b = b + (back @ there @ c + self.zero_shot * c) / len(self.tasks)
+        return A, b
 
     def minimiser(self, start=None):
-        """Closed form: A w = b with A = mean (I-HD)^K H (I-DH)^K, b = mean (I-HD)^K (I-HD)^K c; nearest to `start`."""
-        A, b = 0.0, 0.0
-        for H, c, _, D in self.tasks:
-            back = np.linalg.matrix_power(np.eye(len(H)) - H @ D, 0 if self.first_order else self.K)
-            there = np.linalg.matrix_power(np.eye(len(H)) - H @ D, self.K)
-            A = A + back @ there @ H
-            b = b + back @ there @ c
+        """Closed form: A w = b; nearest to `start`."""
+        A, b = self.quadratic()
         start = np.zeros(b.shape) if start is None else start
         return start + np.linalg.pinv(A, rcond=1e-10) @ (b - A @ start)
+
+
+def largest_eigenvalue(A):
+    """Of a symmetric matrix, or a product of two: A = RR' and H make R'HR's eigenvalues those of AH."""
+    return np.max(np.linalg.eigvals(A).real)
+
+
+def learned(model):
+    """What a fitted model has learned of the tasks, (S, s2); outputs share S / s2, and that is all that counts."""
+    if getattr(model, "task_covariance_", None) is None:
+        return None
+    d = model.task_covariance_.shape[-1]
+    return model.task_covariance_.reshape(-1, d, d)[0], np.ravel(model.noise_variance_)[0]
+
+
+def truth_of(model, X, Y, groups, weight=None):
+    """The Reference of a fitted model's own parameters, with what it learned of the tasks."""
+    return Reference(
+        X,
+        Y,
+        groups,
+        weight,
+        l2=model.l2_regularization,
+        intercept=model.fit_intercept,
+        alpha=model.inner_step_size,
+        K=model.n_inner_steps,
+        first_order=model.algorithm == "fomaml",
+        adaptation=model.adaptation,
+        prior=learned(model),
+    )
+
+
+INNER = {
+    "gradient": {"inner_step_size": 0.05},
+    "implicit": {"inner_step_size": 0.05, "adaptation": "implicit"},
+    "learned gradient": {},
+    "learned implicit": {"adaptation": "implicit"},
+}
+"""The inner steps: the paper's, and the three others."""
+FULL = {
+    "full gradient": {"metric": "full"},
+    "full implicit": {"metric": "full", "adaptation": "implicit"},
+}
+ADAPTATIONS = ["gradient", "implicit"]
 
 
 def make_tasks(sizes=(8, 30, 12, 9, 21), d=4, k=None, seed=0, noise=0.5):
@@ -101,11 +182,15 @@ def set_constant(monkeypatch, name, value):
 @pytest.mark.parametrize("k", [None, 3])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_one_task_is_ridge(k, intercept, algorithm):
+@pytest.mark.parametrize("inner", INNER)
+def test_one_task_is_ridge(k, intercept, algorithm, inner):
     X, Y, _ = make_tasks(sizes=(60,), k=k)
     for l2 in (0.01, 0.3, 5.0):
-        model = MAMLRegressor(l2_regularization=l2, fit_intercept=intercept, algorithm=algorithm)
+        model = MAMLRegressor(l2_regularization=l2, fit_intercept=intercept, algorithm=algorithm, **INNER[inner])
         model.fit(X, Y, groups=np.zeros(60))
+        if "learned" in inner:
+            assert model.task_covariance_ is None
+            assert model.noise_variance_ is None
         ridge = Ridge(alpha=60 * l2 / 2, fit_intercept=intercept).fit(X, Y)
         assert_allclose(model.coef_, ridge.coef_, rtol=0, atol=1e-8)
         assert_allclose(model.intercept_, ridge.intercept_, rtol=0, atol=1e-8)
@@ -142,19 +227,25 @@ def test_one_weighted_task_is_ridge():
     assert_allclose(model.intercept_, ridge.intercept_, rtol=0, atol=1e-8)
 
 
-STEPS = {"float": 0.07, "array": np.linspace(0.02, 0.1, 5), "auto": "auto"}
+STEPS = {
+    "float": {"inner_step_size": 0.07},
+    "array": {"inner_step_size": np.linspace(0.02, 0.1, 5)},
+    "learned": {},
+    "full": {"metric": "full"},
+}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("K", [0, 1, 3])
+@pytest.mark.parametrize(("K", "l2"), [(0, 0.2), (1, 0.0), (1, 0.2), (3, 0.2)])
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("l2", [0.0, 0.2])
-def test_closed_form(algorithm, K, step, l2):
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_closed_form(algorithm, K, step, l2, adaptation):
     X, Y, groups = make_tasks(k=2)
-    truth = Reference(X, Y, groups, l2=l2, alpha=STEPS[step], K=K, first_order=algorithm == "fomaml")
-    model = MAMLRegressor(algorithm=algorithm, inner_step_size=STEPS[step], n_inner_steps=K, l2_regularization=l2).fit(
-        X, Y, groups=groups
-    )
+    model = MAMLRegressor(
+        algorithm=algorithm, adaptation=adaptation, n_inner_steps=K, l2_regularization=l2, **STEPS[step]
+    ).fit(X, Y, groups=groups)
+    truth = truth_of(model, X, Y, groups)
+    assert truth.zero_shot == (0.1 if K > 0 and step in ("learned", "full") else 0.0)
     w = truth.minimiser()
     assert np.linalg.norm(truth.F(w)[1]) < 1e-9 * np.linalg.norm(truth.F(0 * w)[1])
     assert_allclose(parameters(model), w, rtol=1e-8, atol=1e-9)
@@ -178,23 +269,37 @@ def test_pooled_risk_weighs_tasks_equally():
     assert_allclose(model.intercept_, ridge.intercept_, rtol=1e-8)
 
 
+PROBLEMS = {
+    "ragged, weights, two outputs": {"k": 2},
+    "few rows": {"sizes": (3, 2, 5, 3, 4, 5, 3), "d": 6},
+}
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("k", [None, 2])
-def test_every_solver_the_same_minimiser(algorithm, solver, k):
-    X, Y, groups = make_tasks(k=k)
-    truth = Reference(X, Y, groups, l2=0.1, alpha=0.05, K=2, first_order=algorithm == "fomaml")
+@pytest.mark.parametrize(
+    ("problem", "inner"),
+    [
+        *(("ragged, weights, two outputs", inner) for inner in INNER),
+        ("few rows", "implicit"),
+        ("few rows", "learned gradient"),
+    ],
+)
+def test_every_solver_the_same_minimiser(algorithm, solver, problem, inner):
+    X, Y, groups = make_tasks(**PROBLEMS[problem])
+    weight = np.random.default_rng(0).uniform(0, 3, size=len(X)) if "weights" in problem else None
     model = MAMLRegressor(
         algorithm=algorithm,
         solver=solver,
-        inner_step_size=0.05,
         n_inner_steps=2,
-        l2_regularization=0.1,
+        l2_regularization=0.2,
         max_iter=20_000,
         tol=2e-7,
         init="normal",
         random_state=0,
-    ).fit(X, Y, groups=groups)
+        **INNER[inner],
+    ).fit(X, Y, groups=groups, sample_weight=weight)
+    truth = truth_of(model, X, Y, groups, weight)
     assert np.linalg.norm(truth.F(parameters(model))[1]) < 2.1e-7
     assert_allclose(parameters(model), truth.minimiser(), rtol=0, atol=5e-6)
     assert model.history_["grad_norm"][-1] <= 2e-7 * (1 + 1e-9)
@@ -319,26 +424,23 @@ def test_bimaml_is_ahead_at_iteration_25(seed):
     assert 0.01 < gap["bimaml"] < 0.36  # .030 to .31
 
 
-def test_auto_meta_step_is_stable_and_one_over_smoothness():
+@pytest.mark.parametrize("inner", INNER)
+def test_auto_meta_step_is_stable_and_one_over_smoothness(inner):
     X, y, groups = make_tasks()
-    model = MAMLRegressor(solver="gd", n_inner_steps=0, algorithm="maml", max_iter=20_000).fit(X, y, groups=groups)
-    truth = Reference(X, y, groups)
+    settings = INNER[inner] | {"solver": "gd", "max_iter": 20_000}
+    model = MAMLRegressor(**settings | {"n_inner_steps": 0}, algorithm="maml").fit(X, y, groups=groups)
+    truth = truth_of(model, X, y, groups)
     assert_allclose(1 / model.meta_step_size_, np.mean([np.linalg.eigvalsh(H)[-1] for H, *_ in truth.tasks]), rtol=1)
     L = np.linalg.eigvalsh(np.mean([H for H, *_ in truth.tasks], axis=0))[-1]
     assert_allclose(model.meta_step_size_, 1 / L, rtol=1e-10)
     assert np.all(np.diff(model.history_["objective"]) < 1e-12)
-    model = MAMLRegressor(solver="gd", max_iter=20_000).fit(X, y, groups=groups)
+    model = MAMLRegressor(**settings).fit(X, y, groups=groups)
     assert model.meta_step_size_.shape == (2,)
     assert_allclose(model.meta_step_size_[0], 1 / L, rtol=1e-10)
-    model = MAMLRegressor(solver="gd", meta_step_size=0.05, max_iter=20_000).fit(X, y, groups=groups)
+    A, _ = truth_of(model, X, y, groups).quadratic()
+    assert_allclose(model.meta_step_size_[1], 1 / np.linalg.eigvalsh(A)[-1], rtol=1e-10)
+    model = MAMLRegressor(**settings, meta_step_size=0.05).fit(X, y, groups=groups)
     assert model.meta_step_size_ == 0.05
-
-
-def test_auto_inner_step_size():
-    X, y, groups = make_tasks()
-    truth = Reference(X, y, groups, l2=0.3)
-    model = MAMLRegressor(l2_regularization=0.3).fit(X, y, groups=groups)
-    assert_allclose(model.inner_step_size_, [D[0, 0] for *_, D in truth.tasks], rtol=1e-10)
 
 
 # Weights, storage, shapes
@@ -346,30 +448,35 @@ def test_auto_inner_step_size():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("solver", ["exact", "gd"])
-def test_weights_are_repetition(algorithm, solver):
+@pytest.mark.parametrize("inner", INNER)
+def test_weights_are_repetition(algorithm, solver, inner):
     X, Y, groups = make_tasks(k=2)
     weight = np.random.default_rng(1).integers(0, 4, size=len(X)).astype(float)
     weight[groups == 3] = 0  # a whole task is absent
     assert np.any(weight[groups == 0] == 0)
     rows = np.repeat(np.arange(len(X)), weight.astype(int))
-    model = MAMLRegressor(
-        algorithm=algorithm, solver=solver, n_inner_steps=2, l2_regularization=0.1, max_iter=20_000, tol=1e-12
-    )
+    settings = {"n_inner_steps": 2, "l2_regularization": 0.1, "max_iter": 20_000, "tol": 1e-12, **INNER[inner]}
+    model = MAMLRegressor(algorithm=algorithm, solver=solver, **settings)
     model.fit(X, Y, groups=groups, sample_weight=weight)
-    coef, intercept = model.coef_, model.intercept_
-    truth = Reference(X, Y, groups, weight, l2=0.1, K=2, first_order=algorithm == "fomaml")
+    truth = truth_of(model, X, Y, groups, weight)
     assert len(truth.tasks) == 4
     assert_allclose(parameters(model), truth.minimiser(), rtol=0, atol=1e-9)
-    assert model.inner_step_size_.shape == (4,)
-    model.fit(X[rows], Y[rows], groups=groups[rows])
-    assert_allclose(model.coef_, coef, rtol=0, atol=1e-10)
-    assert_allclose(model.intercept_, intercept, rtol=0, atol=1e-10)
+    repeated = MAMLRegressor(**model.get_params()).fit(X[rows], Y[rows], groups=groups[rows])
+    names = ["coef_", "intercept_"]
+    if "inner_step_size" not in settings:
+        assert model.inner_step_size_.shape == (4,)
+        names += ["task_covariance_", "noise_variance_", "inner_step_size_"]
+        assert np.all(model.noise_variance_ < 0.9)  # it is 0.25, but a mean over few rows
+    for name in names:
+        assert_allclose(getattr(repeated, name), getattr(model, name), rtol=1e-8, atol=1e-10)
 
 
-def test_only_ratios_of_weights_within_a_task_matter():
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_only_ratios_of_weights_within_a_task_matter(adaptation):
     X, y, groups = make_tasks()
     weight = np.random.default_rng(0).uniform(0.1, 2, size=len(X))
-    model = MAMLRegressor(l2_regularization=0.1).fit(X, y, groups=groups, sample_weight=weight)
+    model = MAMLRegressor(l2_regularization=0.1, inner_step_size=0.05, adaptation=adaptation)
+    model.fit(X, y, groups=groups, sample_weight=weight)
     coef = model.coef_
     weight = weight * np.array([1e-3, 1, 7, 1e4, 2])[groups]
     assert_allclose(model.fit(X, y, groups=groups, sample_weight=weight).coef_, coef, rtol=1e-9)
@@ -379,19 +486,23 @@ def test_only_ratios_of_weights_within_a_task_matter():
 FORMATS = [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.csc_array, sparse.coo_array]
 
 
-@pytest.mark.parametrize("convert", FORMATS)
+@pytest.mark.parametrize(
+    ("convert", "inner"), [*((convert, "gradient") for convert in FORMATS), *((sparse.csr_array, i) for i in INNER)]
+)
 @pytest.mark.parametrize("sizes", [(8, 30, 12, 9, 21), (2, 3, 40, 1, 1)])
-def test_sparse_is_dense(convert, sizes):
+def test_sparse_is_dense(convert, sizes, inner):
     X, Y, groups = make_tasks(sizes=sizes, k=2, d=6)
     X = X * (np.random.default_rng(0).uniform(size=X.shape) < 0.4)
     weight = np.random.default_rng(0).integers(0, 3, size=len(X))
     weight[groups > 2] = 1
     S = convert(X)
     for solver in ("exact", "gd"):
-        model = MAMLRegressor(solver=solver, l2_regularization=0.05, n_inner_steps=2, tol=1e-9, max_iter=20_000)
+        model = MAMLRegressor(
+            solver=solver, l2_regularization=0.05, n_inner_steps=2, tol=1e-9, max_iter=20_000, **INNER[inner]
+        )
         dense = model.fit(X, Y, groups=groups, sample_weight=weight)
         expected = parameters(dense)
-        assert_allclose(expected, Reference(X, Y, groups, weight, l2=0.05, K=2).minimiser(), rtol=0, atol=1e-6)
+        assert_allclose(expected, truth_of(dense, X, Y, groups, weight).minimiser(), rtol=0, atol=1e-6)
         adapted = dense.adapt(X, Y, groups=groups, sample_weight=weight)
         one = dense.adapt(X[:5], Y[:5])
         model = MAMLRegressor(**model.get_params()).fit(S, Y, groups=groups, sample_weight=weight)
@@ -404,12 +515,17 @@ def test_sparse_is_dense(convert, sizes):
         assert_allclose(model.adapt(few, Y[:5]).coef_, one.coef_, rtol=0, atol=1e-7)
 
 
-def test_float32_is_kept():
+@pytest.mark.parametrize("inner", INNER)
+def test_float32_is_kept(inner):
     X, y, groups = make_tasks()
-    expected = MAMLRegressor().fit(X, y, groups=groups)
+    estimator = MAMLRegressor(**INNER[inner])
+    expected = clone(estimator).fit(X, y, groups=groups)
     for X32 in (X.astype(np.float32), sparse.csr_array(X.astype(np.float32))):
-        model = MAMLRegressor().fit(X32, y.astype(np.float32), groups=groups)
-        adapted, by_task = model.adapt(X32, y), model.adapt(X32, y, groups=groups)
+        model = clone(estimator).fit(X32, y.astype(np.float32), groups=groups)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "inner_step_size=0.05 overshoots")
+            adapted, by_task = model.adapt(X32, y), model.adapt(X32, y, groups=groups)
+            expected_by_task = expected.adapt(X, y, groups=groups)
         for array in (
             model.coef_,
             model.predict(X32),
@@ -423,34 +539,51 @@ def test_float32_is_kept():
         assert np.asarray(model.intercept_).dtype == np.float32
         assert_allclose(model.coef_, expected.coef_, rtol=1e-5)
         assert_allclose(model.predict(X32), expected.predict(X), rtol=1e-4, atol=1e-4)
-        assert_allclose(by_task.task_coef_, expected.adapt(X, y, groups=groups).task_coef_, rtol=1e-4, atol=1e-5)
+        assert_allclose(by_task.task_coef_, expected_by_task.task_coef_, rtol=1e-4, atol=1e-5)
+        if "learned" in inner:
+            assert_allclose(model.task_covariance_, expected.task_covariance_, rtol=1e-3, atol=1e-4)
+            assert_allclose(model.noise_variance_, expected.noise_variance_, rtol=1e-4)
     assert expected.coef_.dtype == np.float64
-    assert MAMLRegressor().fit(X.astype(int), y, groups=groups).coef_.dtype == np.float64
+    assert clone(estimator).fit(X.astype(int), y, groups=groups).coef_.dtype == np.float64
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
     "sizes", [(2, 3, 1, 5, 4, 40), (1,) * 30, (3,) * 12, (1, 200), (9, 8, 10, 7)], ids=lambda sizes: f"{len(sizes)}"
 )
-def test_few_rows_and_ragged_tasks(sizes, algorithm):
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_few_rows_and_ragged_tasks(sizes, algorithm, adaptation):
     X, y, groups = make_tasks(sizes=sizes, d=8)
-    for K, alpha in [(1, "auto"), (2, 0.01), (1, np.linspace(0.001, 0.01, 9))]:
+    for K, step in [
+        (2, {"inner_step_size": 0.01}),
+        (1, {"inner_step_size": np.linspace(0.001, 0.01, 9)}),
+        (1, {}),
+    ]:
         model = MAMLRegressor(
-            algorithm=algorithm, n_inner_steps=K, inner_step_size=alpha, l2_regularization=0.05, tol=1e-10
+            algorithm=algorithm, n_inner_steps=K, adaptation=adaptation, l2_regularization=0.05, tol=1e-10, **step
         ).fit(X, y, groups=groups)
-        truth = Reference(X, y, groups, l2=0.05, K=K, alpha=alpha, first_order=algorithm == "fomaml")
-        assert_allclose(parameters(model), truth.minimiser(), rtol=1e-7, atol=1e-8)
+        assert_allclose(parameters(model), truth_of(model, X, y, groups).minimiser(), rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("seed", range(3))
-def test_flat_directions_keep_the_start(algorithm, seed):
+@pytest.mark.parametrize("inner", INNER)
+def test_flat_directions_keep_the_start(algorithm, seed, inner):
     """Fewer rows than features and no penalty: the minimiser nearest to the start."""
     X, y, groups = make_tasks(sizes=(4, 3, 6, 1), d=30, seed=seed)
+    settings = INNER[inner]
+    if "inner_step_size" in settings:
+        settings = settings | {"inner_step_size": 0.004}
     rng = np.random.default_rng(seed)
     for w0 in (np.zeros(31), rng.normal(size=31)):
-        model = MAMLRegressor(algorithm=algorithm, init=w0).fit(X, y, groups=groups)
-        truth = Reference(X, y, groups, first_order=algorithm == "fomaml")
+        model = MAMLRegressor(algorithm=algorithm, init=w0, **settings)
+        if "learned" in inner:  # there is nothing to learn from: the paper's F, with 1 / (2 L_i)
+            with pytest.warns(UserWarning, match="could not learn how tasks differ from 4 tasks with 31 parameters"):
+                model.fit(X, y, groups=groups)
+        else:
+            model.fit(X, y, groups=groups)
+        truth = truth_of(model, X, y, groups)
+        assert truth.zero_shot == 0
         w = truth.minimiser(w0[:, None])
         assert np.linalg.norm(truth.F(w)[1]) < 1e-9
         assert np.linalg.norm(truth.F(parameters(model))[1]) < 1e-7
@@ -459,7 +592,8 @@ def test_flat_directions_keep_the_start(algorithm, seed):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("seed", range(3))
-def test_dummies_and_intercept(algorithm, seed):
+@pytest.mark.parametrize("inner", INNER)
+def test_dummies_and_intercept(algorithm, seed, inner):
     """Two factors and an intercept: F is flat in two directions, in which the minimiser must stay where it started."""
     X, y, groups = make_tasks(sizes=(60,) * 5, d=2, seed=seed)
     rng = np.random.default_rng(seed)
@@ -468,18 +602,19 @@ def test_dummies_and_intercept(algorithm, seed):
     flat = np.zeros((38, 2))
     flat[2:22, 0] = flat[22:37, 1] = 1
     flat[37] = -1
-    model = MAMLRegressor(algorithm=algorithm, init=w0).fit(X, y, groups=groups)
-    truth = Reference(X, y, groups, first_order=algorithm == "fomaml")
+    model = MAMLRegressor(algorithm=algorithm, init=w0, **INNER[inner]).fit(X, y, groups=groups)
+    truth = truth_of(model, X, y, groups)
     assert_allclose(flat.T @ (parameters(model)[:, 0] - w0), 0, atol=1e-6)
     assert_allclose(parameters(model), truth.minimiser(w0[:, None]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_constant_duplicate_and_zero_columns(solver):
+@pytest.mark.parametrize("inner", INNER)
+def test_constant_duplicate_and_zero_columns(solver, inner):
     X, y, groups = make_tasks(d=3)
     Z = np.column_stack([X, np.full(len(X), 1.5), X[:, 0], np.zeros(len(X))])
-    model = MAMLRegressor(solver=solver, max_iter=50_000, tol=1e-7).fit(Z, y, groups=groups)
-    truth = Reference(Z, y, groups)
+    model = MAMLRegressor(solver=solver, max_iter=50_000, tol=1e-7, **INNER[inner]).fit(Z, y, groups=groups)
+    truth = truth_of(model, Z, y, groups)
     assert np.linalg.norm(truth.F(parameters(model))[1]) < 1e-6
     assert_allclose(parameters(model), truth.minimiser(), rtol=0, atol=1e-5)
     assert_allclose(model.coef_[0], model.coef_[4], atol=1e-5)
@@ -495,31 +630,46 @@ def test_features_of_very_different_scales():
     assert_allclose(scaled.coef_ * scale, model.coef_, rtol=1e-6)
 
 
-def test_a_constant_target():
+@pytest.mark.parametrize("inner", INNER)
+def test_a_constant_target(inner):
     X, _, groups = make_tasks()
-    model = MAMLRegressor().fit(X, np.full(len(X), 3.0), groups=groups)
-    assert_allclose(model.predict(X), 3.0, atol=1e-9)
-    model.fit(X, np.zeros(len(X)), groups=groups)
+    for value in (3.0, 0.0):
+        model, y = MAMLRegressor(**INNER[inner]), np.full(len(X), value)
+        if "learned" in inner:
+            with pytest.warns(UserWarning, match=r"could not learn how tasks differ .* a target that varies"):
+                model.fit(X, y, groups=groups)
+            assert model.task_covariance_ is None
+        else:
+            model.fit(X, y, groups=groups)
+        assert_allclose(model.predict(X), value, atol=1e-9)
+        assert_allclose(model.adapt(X[:2], y[:2]).predict(X), value, atol=1e-9)
     assert_array_equal(model.coef_, 0)
 
 
-@pytest.mark.parametrize("solver", ["exact", "gd"])
-def test_order_and_labels_of_tasks_and_rows_do_not_matter(solver):
+@pytest.mark.parametrize(
+    ("solver", "inner"), [*(("exact", inner) for inner in INNER | FULL), *(("gd", inner) for inner in INNER)]
+)
+def test_order_and_labels_of_tasks_and_rows_do_not_matter(solver, inner):
     X, y, groups = make_tasks()
-    model = MAMLRegressor(solver=solver, max_iter=20_000, tol=1e-9).fit(X, y, groups=groups)
-    coef = model.coef_
+    model = MAMLRegressor(solver=solver, max_iter=20_000, tol=1e-9, **(INNER | FULL)[inner]).fit(X, y, groups=groups)
+    coef, prior = model.coef_, learned(model)
     rng = np.random.default_rng(0)
     labels = np.array(["e", "a", "d", "c", "b"])
     for _ in range(3):
         rows = rng.permutation(len(X))
         model.fit(X[rows], y[rows], groups=labels[rng.permutation(5)][groups[rows]])
-        assert_allclose(model.coef_, coef, rtol=1e-9, atol=1e-10)
+        assert_allclose(model.coef_, coef, rtol=1e-8, atol=1e-9)
+        if prior is not None:
+            assert_allclose(model.task_covariance_, prior[0], rtol=1e-6, atol=1e-8)
+            assert_allclose(model.noise_variance_, prior[1], rtol=1e-8)
 
 
-def test_tasks_that_are_repeated_count_twice_and_no_more():
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_tasks_that_are_repeated_count_twice_and_no_more(adaptation):
     X, y, groups = make_tasks()
-    model = MAMLRegressor().fit(X, y, groups=groups)
-    twice = MAMLRegressor().fit(np.vstack([X, X]), np.r_[y, y], groups=np.r_[groups, groups + 10])
+    settings = {"inner_step_size": 0.05, "adaptation": adaptation}
+    model = MAMLRegressor(**settings).fit(X, y, groups=groups)
+    twice = MAMLRegressor(**settings).fit(np.vstack([X, X]), np.r_[y, y], groups=np.r_[groups, groups + 10])
     assert_allclose(twice.coef_, model.coef_, rtol=1e-10)
     again = groups == 2
     twice.fit(np.vstack([X, X[again]]), np.r_[y, y[again]], groups=np.r_[groups, groups[again] + 10])
@@ -540,13 +690,21 @@ def chunks(case, rng, groups):
     return [np.arange(n)]
 
 
-@pytest.mark.parametrize("case", ["one row at a time", "shuffled", "task by task", "all at once"])
-@pytest.mark.parametrize(("k", "weighted"), [(None, False), (None, True), (2, True)])
-def test_partial_fit_is_fit(case, k, weighted):
-    X, Y, groups = make_tasks(k=k)
+@pytest.mark.parametrize(
+    ("case", "k", "weighted"),
+    [
+        ("one row at a time", 2, True),
+        *(("shuffled", k, weighted) for k, weighted in [(None, False), (None, True), (2, True)]),
+        ("task by task", None, True),
+        ("all at once", 2, True),
+    ],
+)
+@pytest.mark.parametrize("inner", INNER)
+def test_partial_fit_is_fit(case, k, weighted, inner):
+    X, Y, groups = make_tasks(k=k, sizes=(4, 3, 7, 2) if case == "one row at a time" else (8, 30, 12, 9, 21))
     rng = np.random.default_rng(0)
     weight = rng.uniform(0.2, 3, size=len(X)) if weighted else None
-    parameters_ = {"l2_regularization": 0.05, "n_inner_steps": 2}
+    parameters_ = {"l2_regularization": 0.05, "n_inner_steps": 2, **INNER[inner]}
     expected = MAMLRegressor(**parameters_).fit(X, Y, groups=groups, sample_weight=weight)
     model = MAMLRegressor(**parameters_)
     for rows in chunks(case, rng, groups):
@@ -554,31 +712,37 @@ def test_partial_fit_is_fit(case, k, weighted):
             X[rows], Y[rows], groups=groups[rows], sample_weight=None if weight is None else weight[rows]
         )
         assert out is model
-    assert_allclose(model.coef_, expected.coef_, rtol=1e-9, atol=1e-11)
-    assert_allclose(model.intercept_, expected.intercept_, rtol=1e-9, atol=1e-11)
-    assert_allclose(model.inner_step_size_, expected.inner_step_size_, rtol=1e-9)
+    names = ["coef_", "intercept_", "inner_step_size_"]
+    for name in names + ["task_covariance_", "noise_variance_"] * ("learned" in inner):
+        assert_allclose(getattr(model, name), getattr(expected, name), rtol=1e-8, atol=1e-10)
     assert model.coef_.shape == expected.coef_.shape
-    assert_allclose(parameters(model), Reference(X, Y, groups, weight, l2=0.05, K=2).minimiser(), rtol=1e-8, atol=1e-10)
+    assert_allclose(parameters(model), truth_of(model, X, Y, groups, weight).minimiser(), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_partial_fit_without_penalty(algorithm):
+@pytest.mark.parametrize("inner", [*INNER, "full implicit"])
+def test_partial_fit_without_penalty(algorithm, inner):
     X, y, groups = make_tasks()
-    model = MAMLRegressor(algorithm=algorithm)
+    settings = (INNER | FULL)[inner]
+    if "inner_step_size" in settings:
+        settings = settings | {"inner_step_size": 0.02}
+    model = MAMLRegressor(algorithm=algorithm, **settings)
     for rows in chunks("shuffled", np.random.default_rng(3), groups):
         model.partial_fit(X[rows], y[rows], groups=groups[rows])
-    truth = Reference(X, y, groups, first_order=algorithm == "fomaml")
-    assert_allclose(parameters(model), truth.minimiser(), rtol=1e-8)
+    assert_allclose(parameters(model), truth_of(model, X, y, groups).minimiser(), rtol=1e-8)
 
 
-def test_partial_fit_before_there_are_enough_rows():
+@pytest.mark.parametrize("inner", INNER)
+def test_partial_fit_before_there_are_enough_rows(inner):
     """Whatever the batches so far, the state is that of fit on them: also while F is still flat."""
     X, y, groups = make_tasks(sizes=(3, 4, 3), d=6)
     w0 = np.random.default_rng(0).normal(size=7)
-    model = MAMLRegressor(init=w0)
+    model = MAMLRegressor(init=w0, **INNER[inner])
     for n in range(1, 11):
         model.partial_fit(X[n - 1 : n], y[n - 1 : n], groups=groups[n - 1 : n])
-        truth = Reference(X[:n], y[:n], groups[:n])
+        if "learned" in inner:
+            assert (model.task_covariance_ is None) == (n <= 7)
+        truth = truth_of(model, X[:n], y[:n], groups[:n])
         assert_allclose(parameters(model), truth.minimiser(w0[:, None]), rtol=0, atol=1e-6)
 
 
@@ -595,78 +759,106 @@ def test_partial_fit_without_groups_is_one_task():
     assert_allclose(model.coef_, ridge.coef_, rtol=1e-9)
 
 
-def test_partial_fit_with_sparse_batches_and_weight_zero():
+@pytest.mark.parametrize("inner", INNER)
+def test_partial_fit_with_sparse_batches_and_weight_zero(inner):
     X, y, groups = make_tasks()
     weight = np.random.default_rng(0).integers(0, 3, size=len(X))
-    model = MAMLRegressor(l2_regularization=0.1)
+    model = MAMLRegressor(l2_regularization=0.1, **INNER[inner])
     for i, rows in enumerate(chunks("shuffled", np.random.default_rng(3), groups)):
         batch = sparse.csr_array(X[rows]) if i % 2 else X[rows]
         model.partial_fit(batch, y[rows], groups=groups[rows], sample_weight=weight[rows])
-    assert_allclose(parameters(model), Reference(X, y, groups, weight, l2=0.1).minimiser(), rtol=1e-8)
+    assert_allclose(parameters(model), truth_of(model, X, y, groups, weight).minimiser(), rtol=1e-8)
 
 
-def test_partial_fit_with_strings_of_growing_length():
+@pytest.mark.parametrize("inner", INNER)
+def test_partial_fit_with_strings_of_growing_length(inner):
     X, y, groups = make_tasks()
     labels = np.array(["a", "bbbb", "bbb", "cc", "dddddd"])[groups]
-    model = MAMLRegressor()
+    model = MAMLRegressor(**INNER[inner])
     for rows in chunks("task by task", np.random.default_rng(0), groups):
         model.partial_fit(X[rows], y[rows], groups=labels[rows].tolist())
-    assert_allclose(parameters(model), Reference(X, y, groups).minimiser(), rtol=1e-8)
+    assert_allclose(parameters(model), truth_of(model, X, y, groups).minimiser(), rtol=1e-8)
 
 
 @pytest.mark.parametrize("before", ["fit", "adapt"])
-def test_partial_fit_after_fit_starts_anew(before):
+@pytest.mark.parametrize("inner", INNER)
+def test_partial_fit_after_fit_starts_anew(before, inner):
     X, y, groups = make_tasks()
-    model = MAMLRegressor().fit(X, y + 5, groups=groups)
+    expected = MAMLRegressor(**INNER[inner]).fit(X, y, groups=groups)
+    model = MAMLRegressor(**INNER[inner]).fit(X, (y + 5) * (1 + groups), groups=groups)
     if before == "adapt":
-        model = model.adapt(X[:3], y[:3])
+        rows = np.argsort(np.sum(X * X, axis=1))[:3]
+        model = model.adapt(X[rows], y[rows])
     with pytest.warns(UserWarning, match="partial_fit starts anew"):
         model.partial_fit(X[:50], y[:50], groups=groups[:50])
     model.partial_fit(X[50:], y[50:], groups=groups[50:])  # and goes on without a warning
-    assert_allclose(parameters(model), Reference(X, y, groups).minimiser(), rtol=1e-8)
+    assert_allclose(parameters(model), truth_of(expected, X, y, groups).minimiser(), rtol=1e-8)
 
 
-def test_fit_after_partial_fit_forgets():
+@pytest.mark.parametrize("inner", INNER)
+def test_fit_after_partial_fit_forgets(inner):
     X, y, groups = make_tasks()
-    model = MAMLRegressor().partial_fit(X, y + 5, groups=groups).fit(X, y, groups=groups)
-    assert_allclose(parameters(model), Reference(X, y, groups).minimiser(), rtol=1e-8)
+    expected = MAMLRegressor(**INNER[inner]).fit(X, y, groups=groups)
+    w = truth_of(expected, X, y, groups).minimiser()
+    model = MAMLRegressor(**INNER[inner]).partial_fit(X, (y + 5) * (1 + groups), groups=groups)
+    assert_allclose(parameters(model.fit(X, y, groups=groups)), w, rtol=1e-8)
     with pytest.warns(UserWarning, match="partial_fit starts anew"):
         model.partial_fit(X, y, groups=groups)
-    assert_allclose(parameters(model), Reference(X, y, groups).minimiser(), rtol=1e-8)
+    assert_allclose(parameters(model), w, rtol=1e-8)
 
 
 # Routes through the engine
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg", "gd"])
-@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
-def test_matrix_free_route(monkeypatch, algorithm, solver, convert):
+@pytest.mark.parametrize(
+    ("inner", "solver", "convert"),
+    [
+        ("gradient", "auto", sparse.csr_array),
+        ("gradient", "lbfgs", np.asarray),
+        ("gradient", "newton-cg", sparse.csr_array),
+        ("gradient", "gd", np.asarray),
+        ("implicit", "auto", np.asarray),
+        ("implicit", "newton-cg", sparse.csr_array),
+        ("learned gradient", "auto", np.asarray),
+        ("learned gradient", "gd", sparse.csr_array),
+        ("learned implicit", "auto", np.asarray),
+        ("learned implicit", "lbfgs", sparse.csr_array),
+    ],
+)
+def test_matrix_free_route(monkeypatch, algorithm, inner, solver, convert):
     X, Y, groups = make_tasks(k=2, sizes=(3, 20, 20, 3, 20), d=3)
-    X /= 2
+    X, Y = X / 2, Y if "gradient" in inner else Y[:, :1]
     estimator = MAMLRegressor(
-        algorithm=algorithm, solver=solver, n_inner_steps=2, l2_regularization=0.5, tol=1e-5, max_iter=20_000
+        algorithm=algorithm,
+        solver=solver,
+        n_inner_steps=2,
+        l2_regularization=0.5 if "gradient" in inner else 5.0,  # fewer iterations, each of which is a descent in itself
+        tol=1e-5,
+        max_iter=20_000,
+        **INNER[inner],
     )
     set_constant(monkeypatch, "LARGEST_MATRIX", 2)
     model = estimator.fit(convert(X), Y, groups=groups)
-    truth = Reference(X, Y, groups, l2=0.5, K=2, first_order=algorithm == "fomaml")
+    truth = truth_of(model, X, Y, groups)
     assert np.linalg.norm(truth.F(parameters(model))[1]) < 1.1e-5
     assert_allclose(parameters(model), truth.minimiser(), rtol=0, atol=1e-4)
     if solver == "gd" and algorithm != "bimaml":
         n = np.arange(1, model.n_iter_ + 2)
-        assert_array_equal(model.history_["n_gradients"], 3 * n)
+        assert_array_equal(model.history_["n_gradients"], (3 + ("learned" in inner)) * n)
         assert_array_equal(model.history_["n_hessp"], 2 * n if algorithm == "maml" else 0 * n)
-    assert_allclose(model.inner_step_size_, [D[0, 0] for *_, D in truth.tasks], rtol=1e-6)
     adapted = model.adapt(convert(X), Y, groups=groups)
     monkeypatch.undo()
     assert_allclose(adapted.task_coef_, model.adapt(X, Y, groups=groups).task_coef_, rtol=1e-6)
 
 
-def test_matrix_free_flat_directions(monkeypatch):
+@pytest.mark.parametrize("inner", ["gradient", "implicit"])
+def test_matrix_free_flat_directions(monkeypatch, inner):
     X, y, groups = make_tasks(sizes=(4, 3, 6, 1), d=30)
     set_constant(monkeypatch, "LARGEST_MATRIX", 3)
-    model = MAMLRegressor(tol=1e-10, algorithm="maml").fit(X, y, groups=groups)
-    assert_allclose(parameters(model), Reference(X, y, groups).minimiser(), rtol=0, atol=1e-6)
+    settings = INNER[inner] | {"inner_step_size": 0.004}
+    model = MAMLRegressor(tol=1e-10, algorithm="maml", **settings).fit(X, y, groups=groups)
+    assert_allclose(parameters(model), truth_of(model, X, y, groups).minimiser(), rtol=0, atol=1e-6)
 
 
 def test_partial_fit_of_too_many_features(monkeypatch):
@@ -676,17 +868,33 @@ def test_partial_fit_of_too_many_features(monkeypatch):
         MAMLRegressor().partial_fit(X, y, groups=groups)
 
 
-@pytest.mark.parametrize("numbers", [1, 100])
-@pytest.mark.parametrize("solver", ["exact", "lbfgs"])
-def test_stacks_do_not_matter(monkeypatch, numbers, solver):
+@pytest.mark.parametrize(
+    ("numbers", "solver", "inner"),
+    [
+        (1, "exact", "gradient"),
+        (1, "exact", "implicit"),
+        (30, "exact", "learned gradient"),
+        (30, "exact", "learned implicit"),
+        (100, "lbfgs", "gradient"),
+        (100, "lbfgs", "learned implicit"),
+        (100, "exact", "full implicit"),
+    ],
+)
+def test_stacks_do_not_matter(monkeypatch, numbers, solver, inner):
     X, Y, groups = make_tasks(sizes=(2, 30, 5, 5, 6, 21, 1), k=2)
+    settings = {"solver": solver, "l2_regularization": 0.05, "n_inner_steps": 2, "tol": 1e-7, **(INNER | FULL)[inner]}
+    if "inner_step_size" in settings:
+        settings["inner_step_size"] = 0.02
+    whole = MAMLRegressor(**settings).fit(X, Y, groups=groups)
     set_constant(monkeypatch, "NUMBERS_PER_STACK", numbers)
-    expected = Reference(X, Y, groups, l2=0.05, K=2)
+    expected = truth_of(whole, X, Y, groups)
     for convert in (np.asarray, sparse.csr_array):
-        model = MAMLRegressor(solver=solver, l2_regularization=0.05, n_inner_steps=2, tol=1e-7)
+        model = MAMLRegressor(**settings)
         model.fit(convert(X), Y, groups=groups)
-        assert_allclose(parameters(model), expected.minimiser(), rtol=0, atol=1e-5 if solver == "lbfgs" else 1e-9)
-        assert_allclose(model.inner_step_size_, [D[0, 0] for *_, D in expected.tasks], rtol=1e-9)
+        assert_allclose(parameters(model), expected.minimiser(), rtol=0, atol=1e-5 if solver == "lbfgs" else 1e-8)
+        for name in ["task_covariance_", "noise_variance_"] * (expected.zero_shot > 0):
+            assert_allclose(getattr(model, name), getattr(whole, name), rtol=1e-7, atol=1e-9)
+        assert_allclose(model.inner_step_size_, whole.inner_step_size_, rtol=1e-8)
         adapted = model.adapt(convert(X), Y, groups=groups)
         for i in range(7):
             rows = groups == i
@@ -697,21 +905,321 @@ def test_stacks_do_not_matter(monkeypatch, numbers, solver):
 
 
 @pytest.mark.parametrize("solver", ["exact", "gd"])
-def test_threads_do_not_matter(monkeypatch, solver):
+@pytest.mark.parametrize("inner", INNER)
+def test_threads_do_not_matter(monkeypatch, solver, inner):
     X, y, groups = make_tasks()
+    settings = INNER[inner] | {"solver": solver}
+    if "inner_step_size" in settings:
+        settings["inner_step_size"] = 0.02
     set_constant(monkeypatch, "NUMBERS_PER_STACK", 100)
     one, two = (
-        MAMLRegressor(solver=solver, max_iter=20_000, n_jobs=n_jobs).fit(X, y, groups=groups) for n_jobs in (None, 2)
+        MAMLRegressor(**settings, max_iter=20_000, n_jobs=n_jobs).fit(X, y, groups=groups) for n_jobs in (None, 2)
     )
     assert_array_equal(one.coef_, two.coef_)
     assert_array_equal(one.inner_step_size_, two.inner_step_size_)
+    if "learned" in inner:
+        assert_array_equal(one.task_covariance_, two.task_covariance_)
     assert_array_equal(one.adapt(X, y, groups=groups).task_coef_, two.adapt(X, y, groups=groups).task_coef_)
     set_constant(monkeypatch, "LARGEST_MATRIX", 3)
     one, two = (
-        MAMLRegressor(solver=solver, max_iter=1000, n_jobs=n_jobs, tol=1e-1).fit(X, y, groups=groups)
+        MAMLRegressor(**settings, max_iter=1000, n_jobs=n_jobs, tol=1e-1).fit(X, y, groups=groups)
         for n_jobs in (None, 2)
     )
     assert_array_equal(one.coef_, two.coef_)
+
+
+# What is learned of the tasks
+
+
+def random_coefficients(m=40, n=9, d=3, k=None, seed=0, noise=1.0):
+    """Draws of the model that inner_step_size="auto" is about, all parameters scattered and correlated."""
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat(np.arange(m), rng.integers(n - 2, n + 3, size=m)))
+    X = rng.normal(size=(len(groups), d)) * np.linspace(0.7, 1.5, d) + 1
+    root = np.tril(rng.normal(size=(d + 1, d + 1)), -1) / 3 + np.eye(d + 1)
+    W = rng.normal(size=(d + 1, k or 1)) + np.einsum("de,mek->mdk", root, rng.normal(size=(m, d + 1, k or 1)))
+    Y = np.einsum("nd,ndk->nk", np.column_stack([X, np.ones(len(X))]), W[groups])
+    Y = Y + noise * rng.normal(size=Y.shape)
+    return X, (Y if k else Y[:, 0]), groups
+
+
+def level_at_the_mean_row(X, groups):
+    """The basis of the diagonal metric: coefficients, and the level at the mean of the tasks' mean rows."""
+    B = np.eye(X.shape[1] + 1)
+    B[-1, :-1] = -np.mean([X[groups == g].mean(axis=0) for g in np.unique(groups)], axis=0)
+    return B
+
+
+@pytest.mark.parametrize("metric", ["diag", "full"])
+@pytest.mark.parametrize("seed", range(2))
+def test_what_is_learned_is_that_of_a_mixed_model(metric, seed):
+    X, y, groups = random_coefficients(d=2, seed=seed)
+    model = MAMLRegressor(metric=metric).fit(X, y, groups=groups)
+    Z = np.column_stack([X, np.ones(len(X))])
+    B, free = np.eye(3), None
+    if metric == "diag":
+        B = level_at_the_mean_row(X, groups)
+        free = MixedLMParams.from_components(fe_params=np.ones(3), cov_re=np.eye(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mixed = MixedLM(y, Z, groups=groups, exog_re=Z @ B).fit(reml=True, free=free)
+    covariance = B @ mixed.cov_re @ B.T
+    assert_allclose(model.task_covariance_, covariance, rtol=1e-4, atol=1e-4 * np.max(covariance))
+    assert_allclose(model.noise_variance_, mixed.scale, rtol=1e-4)
+
+
+def restricted_deviance(X, Y, groups, S, noise):
+    """Minus twice the restricted log-likelihood, one task and one output at a time."""
+    total, Z, Y = 0.0, np.column_stack([X, np.ones(len(X))]), Y.reshape(len(X), -1)
+    for k in range(Y.shape[1]):
+        Q, q = 0.0, 0.0
+        for g in np.unique(groups):
+            R, y = Z[groups == g], Y[groups == g, k]
+            V = R @ S[k] @ R.T + noise[k] * np.eye(len(R))
+            Q, q = Q + R.T @ np.linalg.solve(V, R), q + R.T @ np.linalg.solve(V, y)
+            total += np.linalg.slogdet(V)[1] + y @ np.linalg.solve(V, y)
+        total += np.linalg.slogdet(Q)[1] - q @ np.linalg.solve(Q, q)
+    return total
+
+
+@pytest.mark.parametrize("metric", ["diag", "full"])
+@pytest.mark.parametrize("k", [None, 2])
+@pytest.mark.parametrize("problem", ["all differ", "few differ", "ragged"])
+def test_what_is_learned_is_most_likely(metric, k, problem):
+    if problem == "ragged":
+        X, Y, groups = make_tasks(sizes=(2, 30, 5, 5, 6, 21, 1, 3), k=k)
+    else:
+        X, Y, groups = random_coefficients(m=15, k=k)
+    if problem == "few differ":
+        Y = Y - Y + np.random.default_rng(0).normal(size=Y.shape) + np.reshape(groups / 4, (-1, *[1] * (Y.ndim - 1)))
+    model = MAMLRegressor(metric=metric).fit(X, Y, groups=groups)
+    d = X.shape[1] + 1
+    S, noise = model.task_covariance_.reshape(-1, d, d), np.ravel(model.noise_variance_)
+    G = S[0] / noise[0]
+    least = restricted_deviance(X, Y, groups, S, noise)
+    B = level_at_the_mean_row(X, groups)
+    if metric == "diag":
+        inside = np.linalg.solve(B, np.linalg.solve(B, G).T)
+        assert_allclose(inside, np.diag(np.diag(inside)), rtol=0, atol=1e-9 * np.max(inside))
+        directions = [np.outer(B[:, j], B[:, j]) for j in range(d)]
+    else:
+        rng = np.random.default_rng(0)
+        values, Q = np.linalg.eigh(G)
+        root = Q * np.sqrt(values.clip(0))
+        directions = [root @ (v + v.T) @ root.T for v in rng.normal(size=(5, d, d))]
+        directions += [B @ np.outer(v, v) @ B.T for v in rng.normal(size=(5, d))]
+    for h in (0.01, 0.1):
+        for k in range(len(noise)):
+            for factor in (1 - h, 1 / (1 - h)):
+                other = noise.copy()
+                other[k] *= factor  # the covariances, S = noise G, of this output with it
+                shared = other[:, None, None] * G
+                assert restricted_deviance(X, Y, groups, shared, other) > least
+        for change in directions:
+            scale = np.max(np.abs(change))
+            for sign in (1, -1):
+                other = G + sign * h * change / scale
+                if np.linalg.eigvalsh(other)[0] > -1e-12:
+                    assert restricted_deviance(X, Y, groups, noise[:, None, None] * other, noise) > least - 1e-6
+
+
+TRANSFORMATIONS = {
+    "scaled features": (lambda X: X * [1e-3, 7.0, 200.0], lambda y: y, 1.0),
+    "shifted features": (lambda X: X + np.array([3.0, -20.0, 0.5]), lambda y: y, 1.0),
+    "mixed features": (lambda X: X @ [[1.0, 2.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, 1.0]] - 5, lambda y: y, 1.0),
+    "scaled target": (lambda X: X, lambda y: 1e-4 * y, 1e-4),
+    "shifted target": (lambda X: X, lambda y: y + 30, 1.0),
+    "both": (lambda X: (X - 4) * 0.1, lambda y: 50 * y - 8, 50.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("transformation", "metric"),
+    [
+        *((name, "full") for name in TRANSFORMATIONS),
+        *((name, "diag") for name in TRANSFORMATIONS if "mixed" not in name),
+    ],
+)
+@pytest.mark.parametrize(("adaptation", "K"), [("gradient", 1), ("gradient", 3), ("implicit", 1)])
+def test_units_and_origins_do_not_matter(transformation, metric, adaptation, K):
+    features, target, unit = TRANSFORMATIONS[transformation]
+    X, y, groups = random_coefficients()
+    model = MAMLRegressor(metric=metric, adaptation=adaptation, n_inner_steps=K).fit(X, y, groups=groups)
+    other = clone(model).fit(features(X), target(y), groups=groups)
+    some = groups < 20
+    rtol = 1e-4 if "mixed" in transformation else 1e-7  # which the search for the covariance does not follow
+
+    def check(model, other, **groups):
+        scale = np.std(y)
+        assert_allclose(
+            other.predict(features(X), **groups) / unit,
+            target(model.predict(X, **groups)) / unit,
+            rtol=rtol,
+            atol=rtol * scale,
+        )
+        if adaptation == "implicit" and K == 1:
+            std, other_std = (m.predict(Z, **groups, return_std=True)[1] for m, Z in ((model, X), (other, features(X))))
+            assert_allclose(other_std, unit * std, rtol=rtol)
+
+    check(model, other)
+    check(model.adapt(X[:3], y[:3]), other.adapt(features(X[:3]), target(y[:3])))
+    check(
+        model.adapt(X[some], y[some], groups=groups[some]),
+        other.adapt(features(X[some]), target(y[some]), groups=groups[some]),
+        groups=groups,
+    )
+
+
+def test_units_do_not_matter_without_an_intercept():
+    X, y, groups = random_coefficients()
+    for adaptation in ADAPTATIONS:
+        model = MAMLRegressor(adaptation=adaptation, fit_intercept=False).fit(X, y, groups=groups)
+        Z = X * [1e-3, 7.0, 200.0]
+        other = clone(model).fit(Z, -3 * y, groups=groups)
+        assert_allclose(other.predict(Z), -3 * model.predict(X), rtol=1e-7, atol=1e-8)
+        adapted, model = other.adapt(Z[:5], -3 * y[:5]), model.adapt(X[:5], y[:5])
+        assert_allclose(adapted.predict(Z), -3 * model.predict(X), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("metric", ["diag", "full"])
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_what_is_learned_comes_from_whatever_holds_the_rows(metric, adaptation):
+    """Sparse, in a stream, in other stacks and in threads."""
+    X, Y, groups = random_coefficients(k=2)
+    weight = np.random.default_rng(0).integers(0, 3, size=len(X)).astype(float)
+    settings = {"metric": metric, "adaptation": adaptation, "l2_regularization": 0.01}
+    model = MAMLRegressor(**settings).fit(X, Y, groups=groups, sample_weight=weight)
+    stream = MAMLRegressor(**settings)
+    for rows in np.array_split(np.random.default_rng(1).permutation(len(X)), 6):
+        stream.partial_fit(X[rows], Y[rows], groups=groups[rows], sample_weight=weight[rows])
+    rows = np.repeat(np.arange(len(X)), weight.astype(int))
+    for other in (
+        stream,
+        MAMLRegressor(**settings).fit(sparse.csr_array(X), Y, groups=groups, sample_weight=weight),
+        MAMLRegressor(**settings, n_jobs=2).fit(X, Y, groups=groups, sample_weight=weight),
+        MAMLRegressor(**settings).fit(X[rows], Y[rows], groups=-groups[rows]),
+    ):
+        for name in ("task_covariance_", "noise_variance_", "coef_", "intercept_"):
+            assert_allclose(getattr(other, name), getattr(model, name), rtol=1e-6, atol=1e-7)
+        adapted, expected = other.adapt(X[:4], Y[:4]), model.adapt(X[:4], Y[:4])
+        assert_allclose(adapted.predict(X), expected.predict(X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+@pytest.mark.parametrize("step", [0.05, [0.01, 0.05, 0.02, 0.0]], ids=str)
+def test_given_steps_are_what_they_say(adaptation, step):
+    """Nothing is learned, and F is that of the paper; implicit steps are argmin f(w') + sum (w' - w)^2 / (2a)."""
+    X, y, groups = random_coefficients()
+    model = MAMLRegressor(adaptation=adaptation, inner_step_size=step, l2_regularization=0.1).fit(X, y, groups=groups)
+    assert not hasattr(model, "task_covariance_")
+    assert not hasattr(model, "noise_variance_")
+    assert_array_equal(model.inner_step_size_, step)
+    truth = truth_of(model, X, y, groups)
+    assert truth.zero_shot == 0
+    assert_allclose(parameters(model), truth.minimiser(), rtol=1e-8)
+    assert_allclose(model.history_["objective"][-1], truth.F(truth.minimiser())[0], rtol=1e-10)
+    # with the support's loss alone as judge
+    rows, w = np.arange(5), parameters(model)
+    a = np.broadcast_to(step, 4)
+    moving = a > 0
+    support = Reference(X[rows], y[rows], np.zeros(5), l2=0.1, alpha=0.0)
+    found = parameters(model.adapt(X[rows], y[rows]))
+    assert_array_equal(found[~moving], w[~moving])
+    at = found if adaptation == "implicit" else w  # the gradient that the step follows is there
+    assert_allclose((w - found)[moving, 0] / a[moving], support.f(at)[1][moving, 0], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["diag", "full"])
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_tasks_that_do_not_differ(metric, adaptation):
+    """Next to nothing is adapted: what few rows say is noise."""
+    rng = np.random.default_rng(2)
+    X, groups = rng.normal(size=(3000, 3)), np.repeat(np.arange(100), 30)
+    y = X @ [1.0, -2.0, 0.5] + 3 + rng.normal(size=3000)
+    model = MAMLRegressor(metric=metric, adaptation=adaptation).fit(X, y, groups=groups)
+    assert np.trace(model.task_covariance_) < 0.02
+    assert_allclose(model.noise_variance_, 1.0, rtol=0.1)
+    pooled = LinearRegression().fit(X, y)
+    assert_allclose(model.coef_, pooled.coef_, atol=0.02)
+    adapted = model.adapt(X[:5], y[:5])
+    assert np.max(np.abs(adapted.predict(X) - model.predict(X))) < 0.1
+
+
+@pytest.mark.parametrize("metric", ["diag", "full"])
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_tasks_without_noise(metric, adaptation, n):
+    X, y, groups = random_coefficients(m=30, n=n, noise=0.0)
+    model = MAMLRegressor(metric=metric, adaptation=adaptation).fit(X, y, groups=groups)
+    assert np.all(np.isfinite(model.task_covariance_))
+    assert np.isfinite(model.noise_variance_)
+    adapted = model.adapt(X, y, groups=groups)
+    assert np.all(np.isfinite(adapted.task_coef_))
+    error = np.mean((adapted.predict(X, groups=groups) - y) ** 2)
+    assert error < np.mean((model.predict(X) - y) ** 2)
+    if adaptation == "implicit":
+        assert error < 1e-3 * np.var(y)
+        rows = groups == 3
+        assert_allclose(model.adapt(X[rows], y[rows]).predict(X[rows]), y[rows], atol=0.05 * np.std(y))
+
+
+NOTHING_LEARNED = r"inner_step_size='auto' could not learn how tasks differ from {} tasks with {} parameters"
+
+
+def check_nothing_is_learned(X, y, groups, weight=None, adaptation="gradient"):
+    """A warning, and then the paper's F with 1 / (2 L_i)."""
+    model = MAMLRegressor(adaptation=adaptation, l2_regularization=0.1)
+    message = NOTHING_LEARNED.format(len(np.unique(groups)), X.shape[1] + 1)
+    with pytest.warns(UserWarning, match=message) as record:
+        model.fit(X, y, groups=groups, sample_weight=weight)
+    assert len(record) == 1
+    assert record[0].filename == __file__
+    assert model.task_covariance_ is None
+    assert model.noise_variance_ is None
+    truth = truth_of(model, X, y, groups, weight)
+    assert truth.zero_shot == 0
+    assert_allclose(parameters(model), truth.minimiser(), rtol=1e-6, atol=1e-8)
+    model.adapt(X[:3], y[:3])  # no warning
+    return model
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_nothing_to_learn_from(monkeypatch, adaptation):
+    X, y, groups = make_tasks(sizes=(3, 2, 4), d=9)
+    check_nothing_is_learned(X, y, groups, adaptation=adaptation)  # fewer rows than parameters
+    X, y, groups = make_tasks()
+    weight = 1 / np.bincount(groups)[groups]  # of every task together one, of all five together 5
+    check_nothing_is_learned(X, y, groups, weight, adaptation=adaptation)
+    MAMLRegressor(adaptation=adaptation).fit(X, y, groups=groups, sample_weight=1.5 * weight)
+    set_constant(monkeypatch, "LARGEST_METRIC", 4)
+    check_nothing_is_learned(X, y, groups, adaptation=adaptation)
+    set_constant(monkeypatch, "LARGEST_METRIC", 5)
+    MAMLRegressor(adaptation=adaptation).fit(X, y, groups=groups)
+
+
+def test_more_than_five_hundred_parameters():
+    rng = np.random.default_rng(0)
+    X, groups = rng.normal(size=(600, 501)), np.repeat([0, 1], 300)
+    model = MAMLRegressor(l2_regularization=1.0)
+    with pytest.warns(UserWarning, match=NOTHING_LEARNED.format(2, 502)):
+        model.fit(X, X[:, 0] + groups + rng.normal(size=600), groups=groups)
+    assert model.task_covariance_ is None
+    assert model.inner_step_size_.shape == (2,)
+
+
+@pytest.mark.parametrize("value", ["raise", "keep"])
+def test_a_warning_that_is_an_error_leaves_the_former_fit(value):
+    X, y, groups = random_coefficients()
+    model = MAMLRegressor(adaptation="implicit").fit(X, y, groups=groups)
+    before = copy.deepcopy(vars(model))
+    if value == "raise":
+        with pytest.raises(UserWarning, match="could not learn"):  # warnings are errors here
+            model.fit(X, np.ones(len(y)), groups=groups)
+    else:
+        with pytest.raises(ValueError, match="infinity"):
+            model.fit(X, np.full(len(y), np.inf), groups=groups)
+    assert same(vars(model), before)
+    model.predict(X, return_std=True)
 
 
 # Starts
@@ -776,7 +1284,8 @@ def test_normal_init(k):
 
 def test_normal_init_is_standard_normal():
     X = np.random.default_rng(0).normal(size=(4, 400))
-    model = MAMLRegressor(init="normal", random_state=0, **AT_START).fit(X, X[:, 0], groups=[0, 0, 1, 1])
+    model = MAMLRegressor(init="normal", random_state=0, inner_step_size=0.001, **AT_START)
+    model.fit(X, X[:, 0], groups=[0, 0, 1, 1])
     assert abs(model.coef_.mean()) < 0.2
     assert abs(model.coef_.std() - 1) < 0.15
 
@@ -793,24 +1302,35 @@ def test_array_init(k, intercept):
     assert_array_equal(MAMLRegressor(fit_intercept=intercept, **AT_START).fit(X, Y, groups=groups).coef_, 0)
 
 
-def test_objective_at_the_start_is_that_of_the_reference():
+@pytest.mark.parametrize("inner", INNER | FULL)
+def test_objective_at_the_start_is_that_of_the_reference(inner):
     X, Y, groups = make_tasks(k=2)
     w0 = np.random.default_rng(0).normal(size=(2, 5))
+    settings = {"init": w0, "l2_regularization": 0.3, **AT_START, **(INNER | FULL)[inner]}
     for K in (0, 1, 3):
-        truth = Reference(X, Y, groups, l2=0.3, K=K)
-        model = MAMLRegressor(init=w0, n_inner_steps=K, l2_regularization=0.3, **AT_START).fit(X, Y, groups=groups)
+        model = MAMLRegressor(n_inner_steps=K, **settings).fit(X, Y, groups=groups)
+        truth = truth_of(model, X, Y, groups)
         assert_allclose(model.history_["objective"], [truth.F(w0.T)[0]], rtol=1e-10)
         assert_allclose(model.history_["grad_norm"], [np.linalg.norm(truth.F(w0.T)[1])], rtol=1e-10)
 
 
-def test_reference_against_finite_differences():
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_reference_against_finite_differences(adaptation):
     X, Y, groups = make_tasks(k=2)
     w, v = np.random.default_rng(0).normal(size=(2, 5, 2))
-    for alpha in STEPS.values():
-        truth = Reference(X, Y, groups, l2=0.3, K=2, alpha=alpha)
+    root = np.random.default_rng(1).normal(size=(5, 4))
+    for step in (
+        {"alpha": 0.07},
+        {"alpha": np.linspace(0.02, 0.1, 5)},
+        {"alpha": "auto"},
+        {"alpha": "auto", "prior": (root @ root.T, 0.7)},
+    ):
+        truth = Reference(X, Y, groups, l2=0.3, K=2, adaptation=adaptation, **step)
         for function in (truth.f, truth.F):
             slope = (function(w + 1e-5 * v)[0] - function(w - 1e-5 * v)[0]) / 2e-5
             assert_allclose(np.sum(v * function(w)[1]), slope, rtol=1e-6)
+        A, b = truth.quadratic()
+        assert_allclose(truth.F(w)[1], A @ w - b, rtol=1e-10)
 
 
 def test_small_steps_follow_the_flow():
@@ -828,11 +1348,16 @@ def test_small_steps_follow_the_flow():
     assert fine < coarse / 50
 
 
-def test_scales_of_the_target():
+@pytest.mark.parametrize("inner", INNER | FULL)
+def test_scales_of_the_target(inner):
     X, Y, groups = make_tasks(k=2)
-    coefs = [MAMLRegressor().fit(X, Y * scale, groups=groups).coef_ / scale for scale in (1e-6, 1.0, 1e6)]
-    for one, other in pairwise(coefs):
-        assert_allclose(one, other, rtol=1e-8)
+    settings = (INNER | FULL)[inner]
+    fits = [(scale, MAMLRegressor(**settings).fit(X, Y * scale, groups=groups)) for scale in (1e-6, 1.0, 1e6)]
+    for (a, one), (b, other) in pairwise(fits):
+        assert_allclose(one.coef_ / a, other.coef_ / b, rtol=1e-8)
+        if "inner_step_size" not in settings:
+            assert_allclose(one.noise_variance_ / a**2, other.noise_variance_ / b**2, rtol=1e-8)
+            assert_allclose(one.task_covariance_ / a**2, other.task_covariance_ / b**2, rtol=1e-6, atol=1e-8)
 
 
 def test_first_order_with_too_large_a_step_is_an_error():

@@ -4,9 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from sklearn_maml import losses
-from sklearn_maml.losses import curvature_bound, hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
+from sklearn_maml.losses import (
+    curvature_bound,
+    hinge_loss,
+    smooth_hinge_loss,
+    squared_hinge_loss,
+    squared_loss,
+    working_curvature,
+)
 
 LABELS = [-1.0, 1.0]
 TEXTBOOK = {  # loss: (formula, targets, whether it has a kink at margin 1)
@@ -113,9 +121,8 @@ def test_curvature_bound(loss, bound):
         assert np.all(np.abs(np.diff(slope)) <= bounds * np.diff(Z) * (1 + 1e-9))
 
 
-@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
-def test_curvature_bound_looks_at_both_sides(quantile):
-    """The quantile loss, smoothed over |y - z| < 0.1, is more curved on one side of y than on the other."""
+def pinball_loss(quantile):
+    """The quantile loss, smoothed over |y - z| < 0.1."""
 
     def loss(y, z):
         r = y - z
@@ -123,5 +130,56 @@ def test_curvature_bound_looks_at_both_sides(quantile):
         value = side * np.where(near, r * r / 0.2, np.abs(r) - 0.05)
         return value, -side * np.clip(r / 0.1, -1, 1), side * near / 0.1
 
+    return loss
+
+
+def logistic_loss(y, z):
+    p = expit(-y * z)
+    return np.logaddexp(0, -y * z), -y * p, p * (1 - p)
+
+
+def poisson_loss(y, z):
+    return np.exp(z) - y * z, np.exp(z) - y, np.exp(z)
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
+def test_curvature_bound_looks_at_both_sides(quantile):
+    """The smoothed quantile loss is more curved on one side of y than on the other."""
     Y = np.array([-1.0, 0.0, 0.3, 100.0])
-    np.testing.assert_allclose(curvature_bound(loss, Y), 10 * max(quantile, 1 - quantile), rtol=1e-12)
+    np.testing.assert_allclose(curvature_bound(pinball_loss(quantile), Y), 10 * max(quantile, 1 - quantile), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "curvature", "error"),
+    [
+        (squared_loss, 2, 1e-14),
+        (squared_hinge_loss, 2, 1e-14),
+        (hinge_loss, 1, 1e-14),
+        (smooth_hinge_loss, 0.5, 1e-4),
+        (logistic_loss, 1 / (1 + math.exp(-1)) - 0.5, 1e-14),
+    ],
+)
+def test_working_curvature(loss, curvature, error):
+    """Of labels everywhere the same, as is that of the squared loss for any target."""
+    Y = np.array(TEXTBOOK[loss][1] if loss in TEXTBOOK else LABELS).reshape(1, -1, 1)
+    actual = working_curvature(loss, Y)
+    assert actual.shape == Y.shape
+    np.testing.assert_allclose(actual, curvature, rtol=error)
+
+
+@pytest.mark.parametrize("loss", [pinball_loss(0.1), pinball_loss(0.5), poisson_loss, logistic_loss])
+def test_working_curvature_joins_two_slopes(loss):
+    """A parabola of that curvature which has the slope of the loss at 0 has it at y, too."""
+    Y = np.array([[-3.0, -0.2, -0.01, 0.02, 0.4, 5.0]])
+    actual = working_curvature(loss, Y)
+    for y, c in zip(Y[0], actual[0], strict=True):
+        slope_0, slope_y = (float(loss(np.array(y), np.array(z))[1]) for z in (0.0, y))
+        assert slope_0 + c * y == pytest.approx(slope_y, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("loss", "curvature"), [(squared_loss, 2), (pinball_loss(0.3), 3), (poisson_loss, 1)])
+@pytest.mark.parametrize("others", [[], [-2.0, 1.0], [0.0], [8.0, 3.0]])
+def test_working_curvature_of_a_target_of_zero(loss, curvature, others):
+    """That of the loss there, where the two points meet; of no concern to it are the targets beside it."""
+    actual = working_curvature(loss, np.array([[0.0, *others]]))
+    np.testing.assert_allclose(actual[0, 0], curvature, rtol=1e-14)

@@ -6,8 +6,9 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.meta import MAMLLoss, adapt, collapse, inner_step, maml
-from sklearn_maml.tasks import Function, LinearTasks, QuadraticTasks
+from sklearn_maml.meta import MAMLLoss, adapt, collapse, maml
+from sklearn_maml.steps import inner_step
+from sklearn_maml.tasks import FewRowTasks, Function, LinearTasks, QuadraticTasks
 
 STEPS = pytest.mark.parametrize("n_steps", [0, 1, 3])
 STEP_SIZES = pytest.mark.parametrize("step_size", [0.15, "per parameter", "auto"])
@@ -57,18 +58,21 @@ class Problem:
         rng = np.random.default_rng(seed)
         self.loss, self.d, self.k = loss, d, k
         self.penalty = np.r_[np.full(d - 1, l2), 0.0][:, None]
-        self.stacks, self.outputs = [], [[] for _ in range(k)]
+        self.stacks, self.few, self.outputs = [], [], [[] for _ in range(k)]
         for m, n in sizes:
             X, Y, weight = rng.normal(size=(m, n, d)), rng.normal(size=(m, n, k)), rng.uniform(0.5, 2, (m, n))
             if loss is not squared_loss:
                 Y = np.sign(Y)
             self.stacks.append(LinearTasks(X, Y, weight, loss, self.penalty))
+            self.few.append(FewRowTasks(X, Y, weight, loss, self.penalty))
             for i, j in np.ndindex(m, k):
                 self.outputs[j].append(Task(X[i], Y[i, :, j], weight[i], loss, self.penalty))
         self.w, self.v = rng.normal(size=(d, k)), rng.normal(size=(d, k))
 
-    def F(self, **options):
-        return MAMLLoss(self.stacks, structure="quadratic" if self.loss is squared_loss else "smooth", **options)
+    def F(self, *, n_steps=0, step_size="auto", **options):
+        structure = "quadratic" if self.loss is squared_loss else "smooth"
+        steps = [inner_step(stack, step_size, "gradient") for stack in self.stacks] if n_steps else []
+        return MAMLLoss(self.stacks, n_steps=n_steps, steps=steps, structure=structure, **options)
 
     def expected(self, w, step_size, n_steps, first_order=False):
         """F(w) and grad F(w): tasks and outputs are independent of each other."""
@@ -116,7 +120,7 @@ def test_adapt_is_gradient_descent_on_each_task(loss, step_size, n_steps):
     problem, step_size = Problem(loss, k=1), resolve(step_size)
     stack, tasks = problem.stacks[0], problem.outputs[0][:3]
     W = np.random.default_rng(1).normal(size=(3, 4, 1))
-    adapted, path = adapt(stack, W, inner_step(stack, step_size), n_steps)
+    adapted, path = adapt(stack, W, inner_step(stack, step_size, "gradient"), n_steps)
     assert len(path) == n_steps
     for task, w, end in zip(tasks, W[..., 0], adapted[..., 0], strict=True):
         for _ in range(n_steps):
@@ -127,15 +131,15 @@ def test_adapt_is_gradient_descent_on_each_task(loss, step_size, n_steps):
 @LOSSES
 def test_inner_step_rule(loss):
     problem = Problem(loss, k=1)
-    steps = np.concatenate([inner_step(stack, "auto").ravel() for stack in problem.stacks])
+    steps = np.concatenate([inner_step(stack, "auto", "gradient").size for stack in problem.stacks])
     np.testing.assert_allclose(steps, [1 / (2 * task.L) for task in problem.outputs[0]], rtol=1e-12)
 
 
 def test_given_inner_steps_are_taken_as_they_are():
     stack = Problem().stacks[0]
-    assert np.all(inner_step(stack, 0.3) * np.ones((3, 4, 2)) == 0.3)
+    assert np.all(inner_step(stack, 0.3, "gradient").product(np.ones((3, 4, 2))) == 0.3)
     steps = np.array([0.1, 0.2, 0.0, 0.4])
-    np.testing.assert_array_equal((inner_step(stack, steps) * np.ones((3, 4, 2)))[1, :, 1], steps)
+    np.testing.assert_array_equal(inner_step(stack, steps, "gradient").product(np.ones((3, 4, 2)))[1, :, 1], steps)
 
 
 @LOSSES
@@ -143,11 +147,12 @@ def test_task_without_curvature_stays_where_it_is(loss):
     X = np.random.default_rng(2).normal(size=(2, 5, 3))
     X[0] = 0
     stack = LinearTasks(X, np.ones((2, 5, 1)), np.ones((2, 5)), loss, np.zeros((3, 1)))
-    step = inner_step(stack, "auto")
-    assert step[0] == 0 < step[1]
-    F = MAMLLoss([stack], n_steps=2)
+    step = inner_step(stack, "auto", "gradient")
+    assert step.size[0] == 0 < step.size[1]
+    F = MAMLLoss([stack], n_steps=2, steps=[step])
     value, gradient, hessp = F.expand(np.ones((3, 1)))
-    alone = MAMLLoss([LinearTasks(X[1:], np.ones((1, 5, 1)), np.ones((1, 5)), loss, np.zeros((3, 1)))], n_steps=2)
+    alone = LinearTasks(X[1:], np.ones((1, 5, 1)), np.ones((1, 5)), loss, np.zeros((3, 1)))
+    alone = MAMLLoss([alone], n_steps=2, steps=[inner_step(alone, "auto", "gradient")])
     at_zero = loss(np.ones(1), np.zeros(1))[0][0]
     np.testing.assert_allclose(value, (at_zero + alone.value(np.ones((3, 1)))) / 2)
     np.testing.assert_allclose(gradient, alone.gradient(np.ones((3, 1))) / 2)
@@ -226,7 +231,7 @@ def test_hessian_correction_matters_elsewhere():
 def test_sum_over_a_stack():
     problem = Problem(k=1)
     stack = problem.stacks[0]
-    value, gradient, product = maml(stack, problem.w, 0.15, 2)
+    value, gradient, product = maml(stack, problem.w, inner_step(stack, 0.15, "gradient"), 2)
     expected = maml_of(problem.outputs[0][:3], problem.w[:, 0], 0.15, 2, False)
     np.testing.assert_allclose(value, 3 * expected[0])
     np.testing.assert_allclose(gradient[:, 0], 3 * expected[1])
@@ -236,7 +241,7 @@ def test_sum_over_a_stack():
 class Figure1(Function):
     """Two tasks of one parameter, not linear models at all: Figure 1 of the paper."""
 
-    shape = 2, 1, 1
+    shape, penalty = (2, 1, 1), np.zeros((1, 1))
 
     def expand(self, W):
         scale, frequency = np.array([1, 1e-4])[:, None, None], np.array([1, 100])[:, None, None]
@@ -258,14 +263,14 @@ def critical_points(F):
 
 def test_figure_1():
     """F has seven critical points for alpha = 0.4, four of them minima, and one for alpha = 0.1."""
-    F = MAMLLoss([Figure1()], n_steps=1, step_size=0.4)
+    F, gentle = (MAMLLoss([Figure1()], n_steps=1, steps=[inner_step(Figure1(), a, "gradient")]) for a in (0.4, 0.1))
     points = critical_points(F)
     known = [0.288087736, 0.311260605, 0.344866362, 0.381651739, 0.402744483, 0.449469233, 0.460737285]
     np.testing.assert_allclose(points, known, atol=1e-9)
     bend = [F.hessp(np.array([[w]]), np.ones((1, 1))).item() for w in points]
     assert np.sign(bend).tolist() == [1, -1, 1, -1, 1, -1, 1]
     np.testing.assert_allclose(min(F.value(np.array([[w]])) for w in points), -0.1791097, atol=1e-7)
-    assert len(critical_points(MAMLLoss([Figure1()], n_steps=1, step_size=0.1))) == 1
+    assert len(critical_points(gentle)) == 1
 
 
 # collapse: F of quadratic tasks is one quadratic
@@ -273,8 +278,8 @@ def test_figure_1():
 
 def collapsed(problem, step_size, n_steps, first_order):
     """All stacks collapsed and averaged, in both forms that a stack can have."""
-    stacks = [stack.quadratic() if i == 1 else stack for i, stack in enumerate(problem.stacks)]
-    parts = [collapse(stack, inner_step(stack, step_size), n_steps, first_order) for stack in stacks]
+    stacks = [stack.quadratic() if i == 1 else stack for i, stack in enumerate(problem.few)]
+    parts = [collapse(stack, inner_step(stack, step_size, "gradient"), n_steps, first_order) for stack in stacks]
     return MAMLLoss([QuadraticTasks.concatenate(parts).reduce([0, 0, 0])], structure="quadratic")
 
 
@@ -306,8 +311,8 @@ def test_collapse_is_the_closed_form(kind, n_steps):
         H, c = 2 * (task.X.T * task.share) @ task.X, 2 * task.X.T @ (task.share * task.y)
         power = np.linalg.matrix_power(np.eye(4) - alpha * H, 2 * n_steps)
         A, b = A + H @ power / 5, b + power @ c / 5
-    stack = problem.stacks[0] if kind == "rows" else problem.stacks[0].quadratic()
-    one = collapse(stack, inner_step(stack, alpha), n_steps)
+    stack = problem.few[0] if kind == "rows" else problem.few[0].quadratic()
+    one = collapse(stack, inner_step(stack, alpha, "gradient"), n_steps)
     np.testing.assert_allclose(one.H[0], A, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(one.C[0, :, 0], b, rtol=1e-10, atol=1e-12)
     assert one.weight == [5]
@@ -317,9 +322,11 @@ def test_collapse_is_the_closed_form(kind, n_steps):
 
 def test_only_one_collapsed_task_is_one_quadratic():
     problem = Problem()
+    stack = problem.few[0]
     assert not problem.F().is_one_quadratic
-    assert not MAMLLoss([problem.stacks[0].quadratic()], structure="quadratic").is_one_quadratic
-    assert not MAMLLoss([collapse(problem.stacks[0], 0.1, 1)], structure="smooth").is_one_quadratic
+    assert not MAMLLoss([stack.quadratic()], structure="quadratic").is_one_quadratic
+    one = collapse(stack, inner_step(stack, 0.1, "gradient"), 1)
+    assert not MAMLLoss([one], structure="smooth").is_one_quadratic
 
 
 # what does not matter
@@ -334,7 +341,8 @@ def test_task_order_and_stacking_do_not_matter(step_size):
 
     def derivatives(*stacks, n_jobs=None):
         stacks = [LinearTasks(X[i], Y[i], weight[i], smooth_hinge_loss, penalty) for i in stacks]
-        return MAMLLoss(stacks, n_steps=2, step_size=step_size, n_jobs=n_jobs).expand(w)[:2]
+        steps = [inner_step(stack, step_size, "gradient") for stack in stacks]
+        return MAMLLoss(stacks, n_steps=2, steps=steps, n_jobs=n_jobs).expand(w)[:2]
 
     order = rng.permutation(12)
     value, gradient = derivatives(np.arange(12))
@@ -357,7 +365,7 @@ def test_total_weight_of_a_task_does_not_matter():
     value, gradient = problem.expected(problem.w, 0.15, 1)
     for tasks in (heavier, heavier.quadratic()):
         np.testing.assert_allclose(tasks.weight, [1, 10, 100])
-        F = MAMLLoss([tasks], n_steps=1, step_size=0.15, structure="quadratic")
+        F = MAMLLoss([tasks], n_steps=1, steps=[inner_step(tasks, 0.15, "gradient")], structure="quadratic")
         np.testing.assert_allclose(F.value(problem.w), value, rtol=1e-12)
         np.testing.assert_allclose(F.gradient(problem.w), gradient, rtol=1e-11)
 
@@ -406,7 +414,7 @@ def test_costs(loss, n_steps, first_order):
 
 
 def test_cost_of_a_collapsed_loss_is_that_of_its_tasks():
-    stack = Problem().stacks[0]
-    F = MAMLLoss([collapse(stack, 0.1, 3)], structure="quadratic", cost=(4, 3))
+    stack = Problem().few[0]
+    F = MAMLLoss([collapse(stack, inner_step(stack, 0.1, "gradient"), 3)], structure="quadratic", cost=(4, 3))
     F.gradient(np.zeros((4, 2)))
     assert (F.n_gradients, F.n_hessp) == (4, 3)

@@ -55,6 +55,10 @@ class Spy(MAMLRegressor):
         return super().score(X, y, groups=groups, sample_weight=sample_weight)
 
 
+IMPLICIT = {"adaptation": "implicit"}
+both_adaptations = pytest.mark.parametrize("adaptation", ["gradient", "implicit"])
+
+
 def pipeline(estimator=None):
     return Pipeline([("scale", StandardScaler()), ("maml", Spy() if estimator is None else estimator)])
 
@@ -111,7 +115,11 @@ def test_tasks():
 
 
 @routing_on
-@pytest.mark.parametrize("model", [Spy(), pipeline()], ids=["estimator", "pipeline"])
+@pytest.mark.parametrize(
+    "model",
+    [Spy(), pipeline(), pipeline(Spy(adaptation="implicit"))],
+    ids=["estimator", "pipeline", "implicit"],
+)
 def test_cross_validate(model, calls):
     result = cross_validate(model, X, y, cv=BY_TASK, params={"groups": GROUPS}, return_estimator=True)
     assert_got_groups(calls, "fit", TRAINING)
@@ -139,21 +147,142 @@ def test_cross_val_score_and_predict(calls):
     assert_allclose(scores, [r2_score(y[rows], predictions[rows]) for rows in QUERIES])
 
 
-@routing_on
-def test_every_estimator():
-    label = np.where(y > np.median(y), "high", "low")
-    for estimator in (
-        MAMLRegressor(),
-        MAMLSVC(tol=1e-2),
-        MAMLQuantileRegressor(inner_step_size="auto", delta=10.0),
-        MAMLLogisticRegression(),
-    ):
-        target = label if is_classifier(estimator) else y
-        result = cross_validate(
-            pipeline(estimator), X, target, cv=BY_TASK, params={"groups": GROUPS}, return_estimator=True
-        )
-        for fitted in result["estimator"]:
+EVERY_ESTIMATOR = [
+    MAMLRegressor(),
+    MAMLRegressor(adaptation="implicit", metric="full"),
+    MAMLSVC(tol=1e-2),
+    MAMLSVC(tol=1e-2, adaptation="implicit"),
+    MAMLQuantileRegressor(inner_step_size="auto", delta=10.0),
+    MAMLLogisticRegression(),
+    MAMLLogisticRegression(adaptation="implicit"),
+]
+
+
+@pytest.mark.parametrize("estimator", EVERY_ESTIMATOR, ids=repr)
+@pytest.mark.parametrize("routing", [False, True], ids=["routing_off", "routing_on"])
+def test_every_estimator(estimator, routing):
+    target = np.where(y > np.median(y), "high", "low") if is_classifier(estimator) else y
+    pipe, name = pipeline(clone(estimator)), "groups" if routing else "maml__groups"
+    settings = {"cv": BY_TASK, "groups": None if routing else GROUPS, "return_estimator": True}
+    with config_context(enable_metadata_routing=routing):
+        result = cross_validate(pipe, X, target, params={name: GROUPS}, **settings)
+        for fitted, train, query in zip(result["estimator"], TRAINING, QUERIES, strict=True):
             assert fitted[-1].inner_step_size_.shape == (3,)  # one for each task of the training rows
+            by_hand = clone(pipe).fit(X[train], target[train], **{name: GROUPS[train]})
+            assert_array_equal(fitted[-1].coef_, by_hand[-1].coef_)
+            support = query[::10]
+            adapted = adapt(fitted, X[support], target[support])
+            direct = fitted[-1].adapt(fitted[0].transform(X[support]), target[support])
+            assert_array_equal(adapted[-1].coef_, direct.coef_)
+            assert not np.allclose(adapted[-1].coef_, fitted[-1].coef_)
+            assert_array_equal(adapted.predict(X[query]), direct.predict(fitted[0].transform(X[query])))
+
+
+GRID_OF_ADAPTATIONS = {"maml__adaptation": ["gradient", "implicit"], "maml__metric": ["diag", "full"]}
+
+
+@pytest.mark.parametrize("estimator", [MAMLRegressor(), MAMLSVC(tol=1e-2, C=0.01)], ids=repr)
+@pytest.mark.parametrize("routing", [False, True], ids=["routing_off", "routing_on"])
+def test_search_among_adaptations(estimator, routing):
+    target = y > np.median(y) if is_classifier(estimator) else y
+    pipe = pipeline(clone(estimator))
+    with config_context(enable_metadata_routing=routing):
+        params = {"groups": GROUPS} | ({} if routing else {"maml__groups": GROUPS})
+        search = GridSearchCV(pipe, GRID_OF_ADAPTATIONS, cv=BY_TASK, error_score="raise").fit(X, target, **params)
+        assert len(search.cv_results_["params"]) == 4
+        best = clone(pipe).set_params(**search.best_params_)
+        best.fit(X, target, **(params if routing else {"maml__groups": GROUPS}))
+        assert_array_equal(search.predict(X), best.predict(X))
+        adapted = adapt(search, X, target, groups=GROUPS)
+        assert_array_equal(adapted.best_estimator_[-1].tasks_, TASKS)
+        assert_array_equal(adapted.best_estimator_[-1].task_coef_, adapt(best, X, target, groups=GROUPS)[-1].task_coef_)
+        scores = search.cv_results_["mean_test_score"]
+        assert np.all(np.isfinite(scores))
+        assert len(np.unique(scores)) > 1 or is_classifier(estimator)
+
+
+@both_adaptations
+def test_cross_validate_is_by_hand(adaptation):
+    """With routing on and off, and without either: the same scores."""
+    model = MAMLRegressor(adaptation=adaptation)
+    settings = {"cv": BY_TASK, "error_score": "raise"}
+    off = cross_validate(model, X, y, groups=GROUPS, params={"groups": GROUPS}, **settings)["test_score"]
+    with config_context(enable_metadata_routing=True):
+        on = cross_validate(model, X, y, params={"groups": GROUPS}, **settings)["test_score"]
+    by_hand = [
+        clone(model).fit(X[train], y[train], groups=GROUPS[train]).score(X[query], y[query])
+        for train, query in zip(TRAINING, QUERIES, strict=True)
+    ]
+    assert_array_equal(off, on)
+    assert_array_equal(on, by_hand)
+
+
+# Standard deviations
+
+
+def assert_predicts_std(predict, model, Z, groups=None):
+    """A function (X, **params) predicts as the fitted regressor `model` does on the scaled rows Z."""
+    mean, std = predict(X, return_std=True, **({} if groups is None else {"groups": groups}))
+    expected = model.predict(Z, groups=groups, return_std=True)
+    assert_array_equal(mean, expected[0])
+    assert_array_equal(std, expected[1])
+    assert mean.shape == std.shape == y.shape
+    assert np.all(std**2 > model.noise_variance_)
+    return std
+
+
+def test_std_through_a_pipeline():
+    pipe = pipeline(MAMLRegressor(**IMPLICIT)).fit(X, y, maml__groups=GROUPS)
+    Z = pipe[0].transform(X)
+    before = assert_predicts_std(pipe.predict, pipe[-1], Z)
+    assert_array_equal(pipe.predict(X), pipe.predict(X, return_std=True)[0])
+    one = adapt(pipe, X[:20], y[:20])
+    after = assert_predicts_std(one.predict, one[-1], Z)
+    assert np.all(after <= before * (1 + 1e-9))
+    assert np.mean(after) < 0.999 * np.mean(before)
+    many = adapt(pipe, X, y, groups=GROUPS)
+    by_task = assert_predicts_std(many.predict, many[-1], Z, GROUPS)
+    assert np.all(by_task <= before * (1 + 1e-9))
+    assert_array_equal(many.predict(X, return_std=True)[1], before)  # of a new task
+
+
+@routing_on
+def test_std_through_a_pipeline_with_routing():
+    pipe = pipeline(MAMLRegressor(**IMPLICIT)).fit(X, y, groups=GROUPS)
+    with pytest.raises(ValueError, match="return_std"):
+        pipe.predict(X, return_std=True)
+    pipe = pipeline(MAMLRegressor(**IMPLICIT).set_predict_request(return_std=True)).fit(X, y, groups=GROUPS)
+    Z = pipe[0].transform(X)
+    before = assert_predicts_std(pipe.predict, pipe[-1], Z)
+    assert pipe.predict(X).shape == y.shape
+    many = adapt(pipe, X, y, groups=GROUPS)
+    by_task = assert_predicts_std(many.predict, many[-1], Z, GROUPS)
+    assert np.all(by_task <= before * (1 + 1e-9))
+    assert pipe.score(X, y) == r2_score(y, pipe.predict(X))
+
+
+@pytest.mark.parametrize("routing", [False, True], ids=["routing_off", "routing_on"])
+def test_std_through_a_search(routing):
+    with config_context(enable_metadata_routing=routing):
+        model = MAMLRegressor(**IMPLICIT)
+        if routing:
+            model.set_predict_request(return_std=True)
+        search = GridSearchCV(pipeline(model), GRID, cv=BY_TASK, error_score="raise")
+        search.fit(X, y, groups=GROUPS, **({} if routing else {"maml__groups": GROUPS}))
+        adapted = adapt(search, X[:20], y[:20]).best_estimator_
+        assert_predicts_std(adapted.predict, adapted[-1], adapted[0].transform(X))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, IMPLICIT | {"inner_step_size": 0.1}, IMPLICIT | {"n_inner_steps": 2}, {"n_inner_steps": 0}],
+    ids=["gradient", "number", "two steps", "no step"],
+)
+def test_std_that_is_not_known(settings):
+    pipe = pipeline(MAMLRegressor(**settings)).fit(X, y, maml__groups=GROUPS)
+    for model in (pipe, adapt(pipe, X[:20], y[:20])):
+        with pytest.raises(ValueError, match="return_std=True needs a fit with adaptation='implicit'"):
+            model.predict(X, return_std=True)
 
 
 @routing_on
@@ -278,7 +407,9 @@ def test_own_request_wins(calls):
 
 @routing_on
 @pytest.mark.parametrize(
-    "estimator", [MAMLRegressor(), MAMLSVC(), MAMLQuantileRegressor(), MAMLLogisticRegression()], ids=repr
+    "estimator",
+    [MAMLRegressor(), MAMLRegressor(**IMPLICIT), MAMLSVC(), MAMLQuantileRegressor(), MAMLLogisticRegression()],
+    ids=repr,
 )
 def test_requests(estimator):
     routing = estimator.get_metadata_routing()
@@ -287,6 +418,7 @@ def test_requests(estimator):
         requests = dict(getattr(routing, method).requests)
         assert requests.pop("groups") is True
         assert set(requests.values()) <= {None}
+        assert ("return_std" in requests) == (method == "predict" and isinstance(estimator, MAMLRegressor))
 
 
 # Routing off, scikit-learn's default
@@ -302,13 +434,15 @@ def test_pipeline_without_routing(calls):
 
 
 @pytest.mark.parametrize("cv", [KFold(4), BY_TASK], ids=["rows", "tasks"])
-def test_cross_validate_without_routing(cv, calls):
+@both_adaptations
+def test_cross_validate_without_routing(cv, adaptation, calls):
+    spy = Spy(adaptation=adaptation)
     groups = GROUPS if cv is BY_TASK else None
     training = [train for train, _ in cv.split(X, y, groups)]
-    cross_validate(Spy(), X, y, groups=groups, cv=cv, params={"groups": GROUPS}, error_score="raise")
+    cross_validate(spy, X, y, groups=groups, cv=cv, params={"groups": GROUPS}, error_score="raise")
     assert_got_groups(calls, "fit", training)
     calls.clear()
-    cross_validate(pipeline(), X, y, groups=groups, cv=cv, params={"maml__groups": GROUPS}, error_score="raise")
+    cross_validate(pipeline(spy), X, y, groups=groups, cv=cv, params={"maml__groups": GROUPS}, error_score="raise")
     assert_got_groups(calls, "fit", training)
 
 
@@ -414,7 +548,9 @@ class OwnScore(RegressorMixin, BiMAMLMixin, BaseEstimator):
 
 SCORED = [
     MAMLRegressor(),
+    MAMLRegressor(**IMPLICIT),
     MAMLSVC(n_inner_steps=20),
+    MAMLSVC(**IMPLICIT),
     RegressorFirst(),
     RegressorLast(),
     ClassifierFirst(n_inner_steps=20),
@@ -422,6 +558,7 @@ SCORED = [
     MAMLQuantileRegressor(delta=10.0),
     Derived(delta=10.0),
     MAMLLogisticRegression(n_inner_steps=20),
+    MAMLLogisticRegression(**IMPLICIT),
 ]
 
 

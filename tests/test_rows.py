@@ -8,7 +8,7 @@ from test_tasks import loops
 from sklearn_maml import rows as rows_module
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
 from sklearn_maml.rows import TaskRows
-from sklearn_maml.tasks import QuadraticTasks
+from sklearn_maml.tasks import FewRowTasks, LinearTasks, QuadraticTasks
 
 INTERCEPT = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
 FORM = pytest.mark.parametrize("form", [np.asarray, sparse.csr_array, sparse.csr_matrix, np.float32])
@@ -70,7 +70,8 @@ def test_stacks_of_ragged_tasks(monkeypatch, form, fit_intercept, structure, lim
     for tasks, build in stacks:
         stack = build()
         few_rows = max(SIZES[i] for i in tasks) < table.rows.n_parameters
-        assert isinstance(stack, QuadraticTasks) == (structure == "one quadratic" and not few_rows)
+        kind = LinearTasks if structure == "smooth" else FewRowTasks if few_rows else QuadraticTasks
+        assert type(stack) is kind
         table.check(stack, tasks)
 
 
@@ -90,10 +91,18 @@ def test_all_statistics_are_in_task_order(monkeypatch, form, fit_intercept):
     table.check(table.rows.all_statistics(), np.arange(len(SIZES)))
 
 
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize(
+    ("form", "stays_sparse"),
+    [(np.asarray, False), (np.asarray, True), (sparse.csr_array, False), (sparse.csr_array, True)],
+)
 @pytest.mark.parametrize("limit", [400, 2000])
-def test_stack_size(monkeypatch, form, limit):
-    """A stack holds at most so many numbers (of sparse rows about so many); few stacks, and little padding in each."""
+def test_stack_size(monkeypatch, form, stays_sparse, limit):
+    """A stack holds at most so many numbers (of sparse rows about so many); few stacks, and little padding in each.
+
+    Sparse rows of few features count as dense ones: the metric makes them dense.
+    """
+    if stays_sparse:
+        monkeypatch.setattr(rows_module, "LARGEST_METRIC", 4)
     sizes = np.random.default_rng(7).integers(1, 40, 200)
     monkeypatch.setattr(rows_module, "NUMBERS_PER_STACK", limit)
     table = Table(form, sizes=sizes, n_features=4)
@@ -102,7 +111,7 @@ def test_stack_size(monkeypatch, form, limit):
     for tasks, _ in stacks:
         longest = sizes[tasks].max()
         assert longest <= 1.25 * sizes[tasks].min()
-        if form is np.asarray:
+        if form is np.asarray or not stays_sparse:
             assert len(tasks) * longest * 5 <= limit
         else:
             assert sum(np.count_nonzero(table.task(i)[0]) for i in tasks) <= 1.3 * limit
@@ -123,13 +132,31 @@ def test_task_larger_than_a_stack_is_summed_in_parts(monkeypatch, form, fit_inte
     table.check(stack, [1])
 
 
-def test_one_row_tasks(monkeypatch):
-    """Many at once: as many as fit in a stack."""
-    table = Table(sizes=[1] * 50)
+@pytest.mark.parametrize(("l2", "sizes"), [(0.0, [20, 20, 10]), (0.3, [5] * 10)])
+def test_one_row_tasks(monkeypatch, l2, sizes):
+    """Many at once: as many as fit in a stack, with a d x d matrix for each if there is a penalty."""
+    table = Table(sizes=[1] * 50, l2=l2)
     monkeypatch.setattr(rows_module, "NUMBERS_PER_STACK", 80)
     stacks = table.rows.stacks("one quadratic")
-    assert [len(tasks) for tasks, _ in stacks] == [20, 20, 10]
+    assert [len(tasks) for tasks, _ in stacks] == sizes
     for tasks, build in stacks:
+        stack = build()
+        assert isinstance(stack, FewRowTasks)
+        table.check(stack, tasks)
+
+
+@FORM
+@INTERCEPT
+def test_same_rows_with_the_squared_loss(form, fit_intercept):
+    """The labels are then targets; there is no penalty, and the rows themselves stay as they are."""
+    table = Table(form, loss=hinge_loss, fit_intercept=fit_intercept)
+    squared = table.rows.with_squared_loss()
+    assert table.rows.loss is hinge_loss
+    np.testing.assert_array_equal(table.rows.penalty, table.penalty)
+    assert squared.shape == table.rows.shape
+    table.loss, table.penalty = squared_loss, 0 * table.penalty
+    table.check(squared.all_statistics(), np.arange(len(SIZES)))
+    for tasks, build in squared.stacks("one quadratic"):
         table.check(build(), tasks)
 
 

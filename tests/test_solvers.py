@@ -11,7 +11,8 @@ from scipy.special import expit
 from sklearn.svm import LinearSVC
 
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.meta import MAMLLoss, collapse, inner_step
+from sklearn_maml.meta import MAMLLoss, collapse
+from sklearn_maml.prior import Prior
 from sklearn_maml.rows import TaskRows
 from sklearn_maml.solvers import (
     SOLVERS,
@@ -24,7 +25,8 @@ from sklearn_maml.solvers import (
     newton_cg,
     subgradient_descent,
 )
-from sklearn_maml.tasks import LinearTasks
+from sklearn_maml.steps import inner_step
+from sklearn_maml.tasks import FewRowTasks, LinearTasks
 from sklearn_maml.training import meta_train
 
 STRUCTURE = {
@@ -40,7 +42,18 @@ class Problem:
     """Tasks of eight rows, their F, and F written out once more, task by task, for one output."""
 
     def __init__(
-        self, loss=squared_loss, m=3, d=3, l2=0.0, alpha=0.1, K=1, first_order=False, collapsed=True, X=None, k=1
+        self,
+        loss=squared_loss,
+        m=3,
+        d=3,
+        l2=0.0,
+        alpha=0.1,
+        K=1,
+        adaptation="gradient",
+        first_order=False,
+        collapsed=True,
+        X=None,
+        k=1,
     ):
         rng = np.random.default_rng(0)
         self.X = rng.normal(size=(m, 8, d)) if X is None else X
@@ -48,19 +61,21 @@ class Problem:
         if loss is not squared_loss:
             self.Y = np.sign(self.Y)
         self.loss, self.l2, self.alpha, self.K, self.first_order = loss, l2, alpha, K, first_order
-        self.tasks = LinearTasks(self.X, self.Y, np.ones(self.X.shape[:2]), loss, np.full((self.X.shape[2], 1), l2))
+        self.adaptation = adaptation
         self.collapsed = collapsed and loss is squared_loss
+        kind = FewRowTasks if self.collapsed else LinearTasks
+        self.tasks = kind(self.X, self.Y, np.ones(self.X.shape[:2]), loss, np.full((self.X.shape[2], 1), l2))
         self.w0 = rng.normal(size=self.tasks.shape[1:])
         self.F = self.maml_loss(K)
 
     def maml_loss(self, K):
+        step = inner_step(self.tasks, self.alpha, self.adaptation)
         if self.collapsed:
-            one = collapse(self.tasks, inner_step(self.tasks, self.alpha), K, self.first_order)
-            return MAMLLoss([one], structure="quadratic")
+            return MAMLLoss([collapse(self.tasks, step, K, self.first_order)], structure="quadratic")
         return MAMLLoss(
             [self.tasks],
             n_steps=K,
-            step_size=self.alpha,
+            steps=[step],
             first_order=self.first_order,
             structure=STRUCTURE[self.loss],
         )
@@ -88,12 +103,24 @@ class Problem:
         for i in range(m):
             u, A = w, identity
             for _ in range(K):
-                _, g, H = self.f_i(i, u)
-                A = A if self.first_order else A @ (identity - self.alpha * H)
-                u = u - self.alpha * g
+                u, jacobian = self.inner(i, u)
+                A = A if self.first_order else A @ jacobian
             value, g, _ = self.f_i(i, u)
             F, gradient = F + value / m, gradient + A @ g / m
         return F, gradient
+
+    def inner(self, i, w):
+        """One step of adaptation, and its (symmetric) derivative."""
+        identity = np.eye(len(w))
+        if self.adaptation == "gradient":
+            _, g, H = self.f_i(i, w)
+            return w - self.alpha * g, identity - self.alpha * H
+        if self.loss is squared_loss:
+            J = np.linalg.inv(identity + self.alpha * self.f_i(i, w)[2])
+            return J @ (w - self.alpha * self.f_i(i, np.zeros_like(w))[1]), J
+        result = root(lambda u: u - w + self.alpha * self.f_i(i, u)[1], w, tol=1e-13)
+        assert np.linalg.norm(result.fun) < 1e-11
+        return result.x, np.linalg.inv(identity + self.alpha * self.f_i(i, result.x)[2])
 
     def value(self, w):
         return self.expand(w.ravel(), self.K)[0]
@@ -102,12 +129,12 @@ class Problem:
         return self.expand(w.ravel(), self.K)[1]
 
     def matrix(self, K=None):
-        """A = mean H_i (I - alpha H_i)^2K of the squared loss, and b = A w - grad F."""
+        """A = mean H_i J_i^2K of the squared loss, J_i = I - alpha H_i if explicit, and b = A w - grad F."""
         K = self.K if K is None else K
         A, zero = 0, np.zeros(self.X.shape[2])
         for i in range(len(self.X)):
-            H = self.f_i(i, zero)[2]
-            A = A + H @ np.linalg.matrix_power(np.eye(len(H)) - self.alpha * H, K if self.first_order else 2 * K)
+            jacobian = self.inner(i, zero)[1]
+            A = A + self.f_i(i, zero)[2] @ np.linalg.matrix_power(jacobian, K if self.first_order else 2 * K)
         return A / len(self.X), -self.expand(zero, K)[1]
 
     def solution(self):
@@ -144,16 +171,26 @@ PROBLEMS = {
     "rank-deficient": lambda: Problem(X=twins()),
     "flat where alpha is 1 / curvature": lambda: Problem(X=centred(), alpha=0.5),
     "rows": lambda: Problem(collapsed=False),
+    "implicit": lambda: Problem(adaptation="implicit", K=2, l2=0.1),
+    "implicit rows": lambda: Problem(adaptation="implicit", collapsed=False),
     "rank-deficient rows": lambda: Problem(X=twins(), K=2, collapsed=False),
     "first order": lambda: Problem(first_order=True),
     "first order rows": lambda: Problem(first_order=True, collapsed=False, alpha=0.2),
     "smooth hinge": lambda: Problem(smooth_hinge_loss, l2=0.5),
     "smooth hinge, three inner steps": lambda: Problem(smooth_hinge_loss, l2=0.5, K=3),
+    "smooth hinge, implicit": lambda: Problem(smooth_hinge_loss, l2=0.5, adaptation="implicit"),
     "smooth hinge, pooled risk": lambda: Problem(smooth_hinge_loss, l2=0.5, K=0),
     "squared hinge, pooled risk": lambda: Problem(squared_hinge_loss, l2=0.5, K=0),
 }
 QUADRATIC = [name for name in PROBLEMS if "hinge" not in name]
-SLOW = {("rank-deficient rows", "ode"), ("first order rows", "ode"), ("smooth hinge, pooled risk", "ode")}
+SLOW = {
+    ("implicit rows", "ode"),
+    ("smooth hinge, implicit", "gd"),
+    ("rank-deficient rows", "ode"),
+    ("smooth hinge, implicit", "ode"),
+    ("first order rows", "ode"),
+    ("smooth hinge, pooled risk", "ode"),
+}
 
 
 def pairs(names, but=()):
@@ -285,7 +322,7 @@ def test_exact_leaves_alone_what_is_flat_to_rounding(kind, n):
     """With alpha = 0.5 one step adapts the intercept fully: its entries of the matrix are noise, not curvature."""
     problem = Problem(X=centred(n), alpha=0.5)
     tasks = problem.tasks if kind == "rows" else problem.tasks.quadratic()
-    F = MAMLLoss([collapse(tasks, inner_step(tasks, 0.5), 1)], structure="quadratic")
+    F = MAMLLoss([collapse(tasks, inner_step(tasks, 0.5, "gradient"), 1)], structure="quadratic")
     result, _ = solve("exact", F, problem.w0)
     np.testing.assert_allclose(result.x[2], problem.w0[2], rtol=1e-9)
     np.testing.assert_allclose(result.x[:, 0], problem.solution(), rtol=1e-9)
@@ -705,6 +742,8 @@ def test_history_is_that_of_the_paper(structure, K):
         solver="gd",
         inner_step_size=0.1,
         n_inner_steps=K,
+        adaptation="gradient",
+        prior=None,
         meta_step_size=0.2,
         switch_tol="auto",
         max_iter=10_000,
@@ -720,3 +759,38 @@ def test_history_is_that_of_the_paper(structure, K):
     assert result.history.keys() == expected.keys()
     for name, numbers in expected.items():
         np.testing.assert_allclose(result.history[name], numbers, rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("adaptation", ["gradient", "implicit"])
+@pytest.mark.parametrize("algorithm", ["bimaml", "maml", "fomaml"])
+def test_learned_metric_is_the_same_from_rows_and_statistics(adaptation, algorithm):
+    """Also what it costs: f is added to F whether or not F is collapsed to one quadratic."""
+    problem = Problem(m=5, l2=0.05)
+    m, n, d = problem.X.shape
+    table = problem.X.reshape(m * n, d), problem.Y.reshape(m * n, 1)
+    rows = TaskRows(*table, np.ones(m * n), np.repeat(np.arange(m), n), squared_loss, 0.05, False)
+    one, other = (
+        meta_train(
+            rows.stacks(structure),
+            problem.w0,
+            structure=structure,
+            algorithm=algorithm,
+            solver="gd",
+            inner_step_size="auto",
+            n_inner_steps=2,
+            adaptation=adaptation,
+            prior=Prior(None, np.array([[0.4], [0.0], [2.0]]), np.ones(1)),
+            meta_step_size=0.1,
+            switch_tol="auto",
+            max_iter=10_000,
+            tol=1e-2,
+            n_jobs=None,
+            verbose=0,
+        )
+        for structure in ("one quadratic", "quadratic")
+    )
+    assert one.success
+    np.testing.assert_allclose(one.x, other.x, rtol=1e-8)
+    np.testing.assert_allclose(one.inner_step_size, other.inner_step_size, rtol=1e-10)
+    for name in other.history:
+        np.testing.assert_allclose(one.history[name], other.history[name], rtol=1e-7, err_msg=name)

@@ -8,7 +8,8 @@ from scipy import sparse
 
 from sklearn_maml import tasks as tasks_module
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.tasks import BlockDiagonal, LinearTasks, QuadraticTasks
+from sklearn_maml.steps import Metric
+from sklearn_maml.tasks import BlockDiagonal, FewRowTasks, LinearTasks, QuadraticTasks
 
 POINTWISE = {  # loss: value, slope, curvature for numbers y, z
     squared_loss: lambda y, z: ((y - z) ** 2, 2 * (z - y), 2.0),
@@ -211,35 +212,242 @@ def test_statistics_are_the_rows(n, stacked):
     check_loops(stack, data, *make_points(*data[:2]))
 
 
-@pytest.mark.parametrize("kind", ["linear", "sparse", "quadratic"])
+QUADRATIC = {
+    "few rows": FewRowTasks,
+    "few sparse rows": lambda X, *rest: FewRowTasks(as_blocks(X), *rest),
+    "statistics": lambda *data: LinearTasks(*data).quadratic(),
+    "statistics of few rows": lambda *data: FewRowTasks(*data).quadratic(),
+}
+KINDS = pytest.mark.parametrize("kind", QUADRATIC)
+
+
+def half_squared_loss(y, z):
+    return (y - z) ** 2 / 2, z - y, np.asarray(1.0)
+
+
+def dense_hessians(X, weight, penalty, curvature=2.0):
+    """X'diag(weight)X c / sum(weight) + diag(penalty) for each task."""
+    return np.array(
+        [curvature * (x.T * s) @ x / s.sum() + np.diag(penalty[:, 0]) for x, s in zip(X, weight, strict=True)]
+    )
+
+
+@KINDS
 @SHAPES
-@pytest.mark.parametrize("power", [0, 1, 2, 3, 6])
-@pytest.mark.parametrize("step", ["zero", "number", "per parameter", "per task"])
+@pytest.mark.parametrize("step", ["zero", "number", "per parameter", "per task", "matrices"])
 @pytest.mark.parametrize("l2", [0.0, 0.4])
-def test_hessian_sum(kind, n, power, step, l2):
+def test_hessian_sum(kind, n, step, l2):
     X, Y, weight, loss, _ = make_data(n=n)
     penalty = np.array([l2, l2, l2, 0.0])[:, None]
-    step = {
-        "zero": 0.0,
-        "number": np.array([[0.1]]),
-        "per parameter": np.array([0.1, 0.0, 0.05, 0.2])[:, None],
-        "per task": np.array([0.1, 0.3, 0.02])[:, None, None],
+    root = 0.2 * np.random.default_rng(6).normal(size=(3, 4, 4))
+    P = {
+        "zero": np.zeros((3, 4, 4)),
+        "number": np.tile(0.1 * np.eye(4), (3, 1, 1)),
+        "per parameter": np.tile(np.diag([0.1, 0.0, 0.05, 0.2]), (3, 1, 1)),
+        "per task": np.array([0.1, 0.3, 0.02])[:, None, None] * np.eye(4),
+        "matrices": root @ root.mT,
     }[step]
-    expected = np.zeros((4, 4))
-    for i in range(3):
-        _, _, H = loop(X[i], Y[i, :, 0], weight[i], loss, penalty, np.zeros(4))
-        a = np.diag(np.broadcast_to(step, (3, 4, 1))[i, :, 0])
-        expected += np.linalg.matrix_power(np.eye(4) - H @ a, power) @ H
-    stack = LinearTasks(as_blocks(X) if kind == "sparse" else X, Y, weight, loss, penalty)
-    stack = stack.quadratic() if kind == "quadratic" else stack
-    np.testing.assert_allclose(stack.hessian_sum(step, power), expected, rtol=1e-10, atol=1e-12)
+    stack = QUADRATIC[kind](X, Y, weight, loss, penalty)
+    H = [loop(X[i], Y[i, :, 0], weight[i], loss, penalty, np.zeros(4))[2] for i in range(3)]
+    terms = H
+    for power in range(7):
+        product = (lambda V: P @ V) if power else None  # not looked at
+        np.testing.assert_allclose(stack.hessian_sum(product, power), sum(terms), rtol=1e-10, atol=1e-12)
+        terms = [(np.eye(4) - H[i] @ P[i]) @ terms[i] for i in range(3)]
+
+
+@KINDS
+@SHAPES
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("loss", [squared_loss, half_squared_loss])
+def test_forms_of_quadratic_tasks_are_the_rows(kind, n, l2, loss):
+    X, Y, weight, _, _ = make_data(n=n)
+    penalty = np.array([l2, l2, l2, 0.0])[:, None]
+    W, V = make_points(X, Y)
+    c = 2.0 if loss is squared_loss else 1.0
+    residual = X @ W - Y
+    share = (weight / weight.sum(axis=1, keepdims=True))[..., None]
+    value = c / 2 * np.sum(share * residual**2, axis=(1, 2)) + np.sum(penalty * W**2, axis=(1, 2)) / 2
+    stack = QUADRATIC[kind](X, Y, weight, loss, penalty)
+    np.testing.assert_allclose(stack.value(W), value, rtol=1e-12)
+    np.testing.assert_allclose(stack.gradient(W), c * X.mT @ (share * residual) + penalty * W, rtol=1e-11, atol=1e-12)
+    H = dense_hessians(X, weight, penalty, c)
+    np.testing.assert_allclose(stack.hessp(W, V), H @ V, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(stack.scale, np.diagonal(H, axis1=1, axis2=2), rtol=1e-12)
+    np.testing.assert_allclose(stack.mean_curvature, c, rtol=1e-12)
+    np.testing.assert_allclose(stack.weight, weight.sum(axis=1))
+
+
+# metrics
+
+
+def roots(d=4, m=3):
+    """Of matrices A = root root': one for all tasks or one for each, one of them singular."""
+    rng = np.random.default_rng(7)
+    singular = rng.normal(size=(d, d))
+    singular[:, 1] = singular[:, 0]
+    return {"one": rng.normal(size=(d, d)), "singular": singular, "each": rng.normal(size=(m, d, d))}
+
+
+def inverse_plus(A, H):
+    """(A^-1 + H)^-1 also for singular A."""
+    return np.linalg.solve(np.eye(len(H[0])) + A @ H, np.broadcast_to(A, H.shape))
+
+
+def metrics(penalty):
+    """Each kind of metric, and the roots R of the matrices A = R R' that it stands for."""
+    mean, variance = np.array([0.5, -1.0, 2.0]), np.array([0.5, 0.0, 2.0, 1.0])[:, None]
+    factor, R, T = np.array([0.5, 0.0, 3.0])[:, None, None], np.sqrt(np.diagflat(variance)), np.eye(4)
+    T[3, :3] = -mean
+    return {
+        "identity": (Metric(None, np.full((1, 1), 0.3), penalty), np.sqrt(0.3) * np.eye(4)),
+        "diagonal": (Metric(None, variance, penalty), R),
+        "level": (Metric(mean, variance, penalty), T @ R),
+        "scaled": (Metric(mean, variance, penalty).scaled(factor), np.sqrt(factor) * (T @ R)),
+    } | {name: (Metric.of_root(root, penalty), root) for name, root in roots().items()}
+
+
+METRICS = pytest.mark.parametrize("metric", metrics(np.zeros((4, 1))))
+
+
+@KINDS
+@SHAPES
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@METRICS
+def test_resolvent(kind, n, l2, metric):
+    """(A^-1 + H)^-1, in the usual form for invertible A as well."""
+    penalty = np.array([l2, l2, l2, 0.0])[:, None]
+    given, R = metrics(penalty)[metric]
+    A = R @ R.mT
+    for loss, c in ((squared_loss, 2.0), (half_squared_loss, 1.0)):
+        X, Y, weight, _, _ = make_data(n=n)
+        H = dense_hessians(X, weight, penalty, c)
+        expected = inverse_plus(A, H)
+        if metric in ("identity", "one", "each"):
+            np.testing.assert_allclose(expected, np.linalg.inv(np.linalg.inv(A) + H), rtol=1e-9, atol=1e-12)
+        product = QUADRATIC[kind](X, Y, weight, loss, penalty).resolvent(given)
+        _, V = make_points(X, Y)
+        np.testing.assert_allclose(product(V), expected @ V, rtol=1e-9, atol=1e-11)
+        P = product(np.tile(np.eye(4), (3, 1, 1)))
+        np.testing.assert_allclose(P, P.mT, rtol=1e-9, atol=1e-12)
+
+
+def test_other_losses_have_no_resolvent():
+    data = make_data(loss=smooth_hinge_loss)
+    assert LinearTasks(*data).resolvent(Metric(None, np.ones((1, 1)), data[-1])) is None
+
+
+ROWS = {"rows": LinearTasks, "sparse rows": lambda X, *rest: LinearTasks(as_blocks(X), *rest)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [(kind, squared_loss) for kind in QUADRATIC] + [(kind, loss) for kind in ROWS for loss in POINTWISE],
+)
+@SHAPES
+@METRICS
+def test_curvature_in_a_metric(kind, loss, n, metric):
+    """lambda_max of R'X'SCXR plus that of R'diag(penalty)R: a bound of that of their sum, tight without penalty."""
+    X, Y, weight, _, _ = make_data(n=n, loss=loss)
+    c = {squared_loss: 2.0, squared_hinge_loss: 2.0, hinge_loss: 1.0, smooth_hinge_loss: 0.5}[loss]
+    rtol = 2e-4 if loss is smooth_hinge_loss else 1e-9
+    for l2 in (0.0, 0.3):
+        penalty = np.array([l2, l2, l2, 0.0])[:, None]
+        given, R = metrics(penalty)[metric]
+        H = dense_hessians(X, weight, 0 * penalty, c)
+        expected = np.linalg.eigvalsh(R.mT @ H @ R)[:, -1] + np.linalg.eigvalsh(R.mT @ (penalty * R))[..., -1]
+        actual = (QUADRATIC | ROWS)[kind](X, Y, weight, loss, penalty).curvature_in(given)
+        np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-13)
+        whole = np.linalg.eigvalsh(R.mT @ (H + np.diagflat(penalty)) @ R)[:, -1]
+        assert np.all(actual * (1 + rtol) + 1e-13 >= whole)
+        if l2 == 0:
+            np.testing.assert_allclose(actual, whole, rtol=rtol, atol=1e-13)
+
+
+def test_curvature_of_several_outputs_is_the_largest():
+    """A loss that is more curved for some targets than for others: (y z)^2 / 2 has the curvature y^2."""
+
+    def loss(y, z):
+        return (y * z) ** 2 / 2, y * y * z, y * y
+
+    X, Y, weight, _, penalty = make_data(n=5)
+    stack = LinearTasks(X, Y, weight, loss, 0 * penalty)
+    c, s = (Y**2).max(axis=2), weight / weight.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(stack.mean_curvature, np.sum(s * c, axis=1), rtol=1e-12)
+    H = [(x.T * own) @ x for x, own in zip(X, s * c, strict=True)]
+    np.testing.assert_allclose(
+        stack.curvature_in(Metric(None, np.ones((1, 1)), 0 * penalty)), np.linalg.eigvalsh(H)[:, -1], rtol=1e-10
+    )
+
+
+# least squares
+
+
+@KINDS
+@SHAPES
+@pytest.mark.parametrize("loss", [squared_loss, half_squared_loss])
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_factor_is_the_weighted_sum_of_squares(kind, n, loss, l2):
+    """Without the penalty: of the data alone."""
+    X, Y, weight, _, _ = make_data(n=n)
+    X[1, :, 2] = 0  # a feature that is zero in a task
+    penalty = np.array([l2, l2, l2, 0.0])[:, None]
+    R, Z, rest, total = QUADRATIC[kind](X, Y, weight, loss, penalty).factor()
+    np.testing.assert_allclose(total, weight.sum(axis=1))
+    assert R.shape[::2] == (3, 4)
+    assert rest.shape == (3, 2)
+    assert np.all(rest >= 0)
+    for seed in range(3):
+        W, _ = make_points(X, Y, seed)
+        squares = np.sum((Z - R @ W) ** 2, axis=1) + rest
+        np.testing.assert_allclose(squares, np.sum(weight[..., None] * (Y - X @ W) ** 2, axis=1), rtol=1e-10)
+
+
+def test_factor_does_not_depend_on_the_units_of_the_features():
+    """A rate beside a population: in units of its own, the small feature explains as much as it did."""
+    X, Y, weight, loss, penalty = make_data(n=9)
+    scale = np.array([1e-5, 1.0, 1e5, 1.0])
+    stack = LinearTasks(X * scale, Y, weight, loss, 0 * penalty).quadratic()
+    R, Z, rest, _ = stack.factor()
+    W, _ = make_points(X, Y)
+    squares = np.sum((Z - R @ (W / scale[:, None])) ** 2, axis=1) + rest
+    np.testing.assert_allclose(squares, np.sum(weight[..., None] * (Y - X @ W) ** 2, axis=1), rtol=1e-6)
+
+
+def test_factor_of_merged_statistics():
+    X, Y, weight, *rest = make_data(n=12)
+    parts = [LinearTasks(X[:, i], Y[:, i], weight[:, i], *rest).quadratic() for i in (slice(0, 5), slice(5, 12))]
+    R, Z, left, total = QuadraticTasks.concatenate(parts).reduce([0, 1, 2, 0, 1, 2]).factor()
+    W, _ = make_points(X, Y)
+    squares = np.sum((Z - R @ W) ** 2, axis=1) + left
+    np.testing.assert_allclose(squares, np.sum(weight[..., None] * (Y - X @ W) ** 2, axis=1), rtol=1e-10)
+    np.testing.assert_allclose(total, weight.sum(axis=1))
+
+
+def test_plus_adds_a_share_of_another():
+    one, other = (LinearTasks(*make_data(seed=seed)[:4], np.zeros((4, 1))).quadratic() for seed in (0, 1))
+    both = one.plus(other, 0.25)
+    W, V = make_points(*make_data()[:2])
+    np.testing.assert_allclose(both.value(W), one.value(W) + 0.25 * other.value(W), rtol=1e-12)
+    np.testing.assert_allclose(both.gradient(W), one.gradient(W) + 0.25 * other.gradient(W), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(both.hessp(W, V), one.hessp(W, V) + 0.25 * other.hessp(W, V), rtol=1e-12, atol=1e-13)
+    np.testing.assert_array_equal(both.weight, one.weight)
+
+
+def test_curvature_of_the_loss_stays_with_the_statistics():
+    data = make_data()
+    stack = LinearTasks(*data[:3], half_squared_loss, data[4]).quadratic()
+    for same in (stack.take([0, 2]), QuadraticTasks.concatenate([stack, stack]), stack.reduce([0, 0, 1])):
+        assert same.mean_curvature == 1
+    (_, build), *_ = stack.stacks()
+    assert build().mean_curvature == 1
 
 
 @pytest.mark.parametrize("form", [np.asarray, as_blocks])
 def test_scale_is_the_diagonal_of_the_hessian(form):
     data = make_data()
     diagonal = np.array([np.diag(H[0]) for H in loops(*data, make_points(*data[:2])[0])[2]])
-    rows = LinearTasks(form(data[0]), *data[1:])
+    rows = FewRowTasks(form(data[0]), *data[1:])
     statistics = rows.quadratic()
     np.testing.assert_allclose(rows.scale, diagonal, rtol=1e-12)
     np.testing.assert_allclose(statistics.scale, diagonal, rtol=1e-12)

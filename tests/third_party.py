@@ -29,9 +29,12 @@ class MAMLLogisticRegression(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimat
 
     task_structure = "smooth"
 
-    def __init__(self, *, l2_regularization=0.01, inner_step_size="auto", n_inner_steps=1):
+    def __init__(self, *, l2_regularization=0.01, inner_step_size="auto", n_inner_steps=1, adaptation="gradient"):
         super().__init__(
-            l2_regularization=l2_regularization, inner_step_size=inner_step_size, n_inner_steps=n_inner_steps
+            l2_regularization=l2_regularization,
+            inner_step_size=inner_step_size,
+            n_inner_steps=n_inner_steps,
+            adaptation=adaptation,
         )
 
     def task_loss(self, y, z):
