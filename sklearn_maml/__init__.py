@@ -5,6 +5,7 @@ from .base import BiMAMLMixin
 from .classifier import BiMAMLClassifierMixin
 from .exceptions import SingleTaskWarning
 from .linear_model import MAMLRegressor
+from .linear_model_cv import MAMLRegressorCV
 from .svm import MAMLSVC
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ __all__ = [
     "BiMAMLClassifierMixin",
     "BiMAMLMixin",
     "MAMLRegressor",
+    "MAMLRegressorCV",
     "SingleTaskWarning",
     "adapt",
 ]

@@ -17,11 +17,11 @@ LAYERS = [  # a file may import from the lines above its own
     {"steps", "rows"},
     {"meta", "prior"},
     {"solvers"},
-    {"training"},
+    {"training", "few_shot"},
     {"base"},
     {"classifier"},
     {"linear_model", "svm"},
-    {"adaptation", "testing"},
+    {"adaptation", "linear_model_cv", "testing"},
     {"__init__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
