@@ -55,9 +55,10 @@ _ONE_TASK = (
     "sklearn.set_config(enable_metadata_routing=True)."
 )
 _NO_PRIOR = (
-    "inner_step_size='auto' could not learn how tasks differ from {} tasks with {} parameters: it takes more rows than "
-    "parameters, a target that varies, and at most 500 parameters. Adaptation falls back to one step of 1 / (2 L) for "
-    "all parameters. Give a number as inner_step_size to choose it yourself."
+    "inner_step_size='auto' could not learn how tasks differ from {} tasks with {} parameters: it takes more rows "
+    "(total sample_weight) than parameters, tasks of more than one row, a target that varies, and at most 500 "
+    "parameters. Adaptation falls back to one step of 1 / (2 L) for all parameters. Give a number as inner_step_size "
+    "to choose it yourself."
 )
 _NEW_STREAM = (
     "{}.partial_fit starts anew: fit and adapt keep no statistics of their rows that it could go on from. Meta-train "
@@ -349,8 +350,8 @@ class BiMAMLMixin:
             A NEW estimator; this one is left as it is. Without `groups`, its `coef_` and `intercept_` are those of the
             task. With `groups`, it holds every task's in `task_coef_` and `task_intercept_`, in the order of `tasks_`;
             ``predict(X, groups=g)`` uses each row's own, and the initialisation for tasks it does not know. It adapts
-            further from where it stands; with the learned metric and one implicit step, to where all rows together
-            would have led.
+            further from where it stands; with the squared loss, the learned metric, one implicit step and no penalty to
+            where all rows together would have led.
 
         Raises
         ------
@@ -473,9 +474,10 @@ class BiMAMLMixin:
         """Standard deviation of a row's y around its prediction."""
         if not (self._tells_scatter() and self._learns_prior() and self._knows_scatter):
             raise ValueError(
-                "return_std=True needs a fit with adaptation='implicit', inner_step_size='auto', n_inner_steps=1 and "
-                "enough tasks and rows to learn how tasks differ"
+                "return_std=True needs adaptation='implicit', inner_step_size='auto' and n_inner_steps=1, now and in "
+                "every adapt, and a fit with enough tasks and rows to learn how tasks differ"
             )
+        self._parameters()  # raises if fit_intercept was changed
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
         X = X.toarray() if sparse.issparse(X) else X
         if self.fit_intercept:

@@ -86,7 +86,8 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         is one) around their mean; after `adapt` without groups and with one implicit step, what is left of it for this
         task. None if there was nothing to learn it from.
     noise_variance_ : float or ndarray of shape (n_outputs,) or None
-        With ``inner_step_size="auto"``: variance of the noise, what remains within a task.
+        With ``inner_step_size="auto"``: variance of the noise, what remains within a task; 0 for one of several outputs
+        that never varies.
     meta_step_size_ : float, ndarray of shape (2,) or None
         Meta step size that was used: for "auto" and "bimaml" one for each phase; None for solvers without one.
     switch_tol_ : float or "auto"
@@ -135,7 +136,8 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
 
     where P_i makes a step as above with K = 1. The second term, a tenth of the loss before adaptation, decides where
     adaptation makes up for anything: without it the initialisation is a poor model of a task without labels. With one
-    task, or more parameters than rows or than 500, nothing can be learned of how tasks differ, and the step is
+    task, tasks of one row each, or more parameters than rows (total weight) or than 500, nothing can be learned of how
+    tasks differ, and the step is
     1 / (2 L_i) for all parameters, where L_i is the largest eigenvalue of the task's Hessian (plus
     `l2_regularization`), within the bound alpha < 1 / (2L) of Theorems 3.6 and 3.8 of the paper.
 

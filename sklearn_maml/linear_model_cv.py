@@ -350,8 +350,11 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
         splits = []
         for split in check_cv(cv).split(table.X, table.Y, table.codes):
             masks = np.zeros((2, len(kept) if given else len(table.codes)), dtype=bool)
-            for mask, rows in zip(masks, split, strict=True):
-                mask[rows] = True
+            try:
+                for mask, rows in zip(masks, split, strict=True):
+                    mask[rows] = True
+            except IndexError as error:
+                raise ValueError(f"cv holds row numbers that X does not have: {error}") from None
             train, test = masks[:, kept] if given else masks
             both = np.intersect1d(table.codes[train], table.codes[test])
             if len(both):
@@ -362,6 +365,8 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
             if not (np.any(train) and np.any(test)):
                 raise ValueError("cv makes a split without training rows, or without held-out rows")
             splits.append((train, test))
+        if not splits:
+            raise ValueError("cv holds no split: give at least one pair of training and held-out rows")
         return splits
 
     def _errors(self, models, table, splits):
@@ -393,8 +398,10 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
                 errors[:, held_out[split][1][scored]] += error
         except np.linalg.LinAlgError:
             raise ValueError(_OUT_OF_RANGE) from None
-        if not np.all(np.isfinite(errors)):
+        diverged = ~np.all(np.isfinite(errors), axis=1)
+        if np.all(diverged):
             raise ValueError(_OUT_OF_RANGE)
+        errors[diverged] = np.inf
         return errors[:, n_draws > 0] / n_draws[n_draws > 0]
 
     def _check_queries(self, n_draws):
@@ -404,7 +411,7 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
             return
         message = (
             f"{few} of {len(n_draws)} held-out tasks have too few different rows for n_support={self.n_support} rows "
-            "to adapt from and others to score: "
+            "(total sample_weight) to adapt from and others to score: "
         )
         if few == len(n_draws):
             raise ValueError(message + "lower n_support")

@@ -5,6 +5,7 @@ noise ~ N(0, noise_variance). G, the covariance of the tasks' parameters in unit
 needs. It is found by restricted maximum likelihood (Patterson & Thompson 1971; profiled as in Bates et al. 2015).
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,13 @@ from .tasks import LARGEST_METRIC, NUMBERS_PER_STACK
 
 NOISE_FLOOR = 1e-6
 """Smallest noise variance, as a share of the variance of the target."""
+
+FAR_FROM_ZERO = 1e-4
+"""Ratio of spread to size below which too few digits of the spread are left."""
+_FAR = (
+    "{} are further than 10,000 standard deviations from zero: the squares that are summed up hardly tell them from "
+    "constants, and digits are lost. Centre them, for instance with StandardScaler or TransformedTargetRegressor"
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,9 @@ def learn_prior(stacks, metric, fit_intercept):
     """Restricted maximum likelihood estimate of G and the noise, from stacks of quadratic tasks.
 
     ``metric="diag"`` lets every coefficient, and the level of a task at the mean row, scatter by themselves; "full"
-    lets them correlate. None if there is nothing to learn from: one task, no rows left once every feature has a mean
-    coefficient, a constant target, or more than LARGEST_METRIC parameters.
+    lets them correlate. None if there is nothing to learn from: one task, no task of more than one row (which cannot
+    tell its level from noise), no rows left once every feature has a mean coefficient, a constant target, or more than
+    LARGEST_METRIC parameters.
     """
     d = stacks[0].shape[1]
     if sum(tasks.shape[0] for tasks in stacks) < 2 or d > LARGEST_METRIC:
@@ -71,16 +80,21 @@ def learn_prior(stacks, metric, fit_intercept):
     factors = [tasks.factor() for tasks in stacks]
     if not all(np.all(np.isfinite(numbers)) for factor in factors for numbers in factor):
         raise np.linalg.LinAlgError("the tasks' statistics overflow")
+    if max(np.max(weight) for _, _, _, weight in factors) <= 1:
+        return None
     likelihood = _Likelihood(factors, fit_intercept)
     if likelihood.freedom < 1 or not np.any(likelihood.varying):
         return None
-    diagonal = _Diagonal(likelihood)
-    theta = _descend(diagonal, _score(diagonal, np.where(likelihood.scale > 0, 0.1, 0.0)), max_iter=30)
+    diagonal, small = _Diagonal(likelihood), np.where(likelihood.scale > 0, 0.1, 0.0)
+    theta = np.abs(_descend(diagonal, _score(diagonal, small), max_iter=30))
+    held = (theta < 1e-3 * small) & (np.diagonal(likelihood(np.diag(theta)).slope) < -1e-3)
+    if np.any(held):  # 0 is stationary, but not the best there
+        theta = np.abs(_descend(diagonal, np.where(held, small, theta), max_iter=30))
     if metric == "diag":
         variance = np.square(np.divide(theta, likelihood.scale, out=np.zeros(d), where=likelihood.scale > 0))
         return Prior(likelihood.mean_row, variance[:, None], likelihood.noise(np.diag(theta)))
     triangle = _Triangle(likelihood)
-    root = _expect_and_maximise(likelihood, np.diag(theta), max_iter=50)
+    root = _expect_and_maximise(likelihood, np.diag(np.maximum(theta, small)), max_iter=50)  # not from a saddle
     root = triangle.fill(_descend(triangle, root[triangle.entries], max_iter=200))
     return Prior(likelihood.from_standard @ root, np.ones((1, 1)), likelihood.noise(root))
 
@@ -166,7 +180,8 @@ class _Likelihood:
         self.mean_row = H[-1, :-1] / H[-1, -1] if fit_intercept else None
         centre = Metric(self.mean_row, np.ones((1, 1)), None).to(np.eye(len(H)))
         scale = np.sqrt(np.diag(centre.T @ H @ centre).clip(0))
-        self.scale = np.where(scale > 1e-7 * np.sqrt(np.diag(H)), scale, 0.0)
+        raw = np.sqrt(np.diag(H))
+        self.scale = np.where(scale > 1e-7 * raw, scale, 0.0)
         self.from_standard = centre / np.where(self.scale > 0, scale, np.inf)
         weight = sum(weight.sum() for _, _, _, weight in factors)
         square = sum(rest.sum(axis=0) + np.sum(Z * Z, axis=(0, 1)) for _, Z, rest, _ in factors)
@@ -174,6 +189,10 @@ class _Likelihood:
         variance = square / weight - mean * mean
         self.varying = variance > 1e-14 * square / weight  # other outputs tell nothing
         self.floor = NOISE_FLOOR * variance[self.varying]
+        far = (self.scale > 0) & (scale < FAR_FROM_ZERO * raw)
+        if np.any(far) or np.any(self.varying & (variance < FAR_FROM_ZERO**2 * square / weight)):
+            what = f"features {np.flatnonzero(far).tolist()}" if np.any(far) else "the target"
+            warnings.warn(_FAR.format(what), UserWarning, stacklevel=5)
         self.factors = [(R @ self.from_standard, Z[..., self.varying]) for R, Z, _, _ in factors]
         self.rest = sum(rest.sum(axis=0) for _, _, rest, _ in factors)[self.varying]
         information = sum(np.tensordot(R, R, axes=([0, 1], [0, 1])) for R, _ in self.factors)

@@ -14,7 +14,10 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from .kinks import step_across_kinks
 
-_NO_MINIMUM = "first-order MAML with so large a step has no minimum to go to: lower inner_step_size"
+_NO_MINIMUM = (
+    "F has no minimum to go to. With first-order MAML the step is too large: lower inner_step_size. Otherwise rounding "
+    "errors outweigh what is left of F: centre and scale the features, for instance with StandardScaler"
+)
 PATIENCE = 100
 STALLED = 1e-4
 """The subgradient method has converged when PATIENCE steps improve its best value by less than STALLED of it."""

@@ -112,13 +112,16 @@ def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, 
         tasks = build()
         known = prior if prior is None else prior.of_tasks(numbers)
         step = inner_step(tasks, step_size, adaptation, known, tasks.weight)
-        W[numbers], path = adapt(tasks, starts[numbers], step, n_steps)
+        W[numbers], _ = adapt(tasks, starts[numbers], step, n_steps)
         if adaptation == "gradient" and not isinstance(step_size, str) and np.ndim(step_size) == 0:
             L = tasks.smoothness()
             safe[numbers] = np.divide(1, L, out=np.full_like(L, np.inf), where=L > 0)
         if left is not None:
-            _, product = path[0]
-            left[numbers] = product(np.broadcast_to(np.eye(d), (len(numbers), d, d))) / step.size[:, None, None]
+            size = step.size[:, None, None]
+            product = tasks.resolvent(
+                known.metric(np.zeros((d, 1))).scaled(size)
+            )  # a penalty tells nothing of the task
+            left[numbers] = product(np.broadcast_to(np.eye(d), (len(numbers), d, d))) / size
         return step.size
 
     try:

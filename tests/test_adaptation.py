@@ -742,7 +742,7 @@ def test_nine_in_ten_intervals_hold_nine_in_ten_targets():
         assert_allclose(np.mean((T[query] - y_pred) ** 2), np.mean(y_std**2), rtol=0.06)
 
 
-NO_STD = "return_std=True needs a fit with adaptation='implicit', inner_step_size='auto', n_inner_steps=1"
+NO_STD = "return_std=True needs adaptation='implicit', inner_step_size='auto' and n_inner_steps=1"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils import check_array, estimator_checks, estimator_html_repr, get_tags
 from third_party import MAMLLogisticRegression, MAMLQuantileRegressor
-from threadpoolctl import threadpool_limits
 
 from sklearn_maml import MAMLSVC, BiMAMLMixin, MAMLRegressor
 
@@ -111,12 +110,6 @@ CASES_IN_TASKS = list(COMMON_IN_TASKS.args[1])
 
 each = pytest.mark.parametrize("estimator", DEFAULTS + IMPLICIT, ids=repr)
 one_task = pytest.mark.filterwarnings("ignore::sklearn_maml.SingleTaskWarning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    with threadpool_limits(1):  # tiny matrices: threads would cost more than they bring
-        yield
 
 
 @pytest.mark.parametrize("routing", [False, True], ids=["routing_off", "routing_on"])

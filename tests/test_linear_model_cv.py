@@ -627,7 +627,12 @@ def test_a_failed_fit_changes_nothing():
         ({"n_support": 0}, "'n_support' parameter of MAMLRegressorCV"),
         ({"n_repeats": 0}, "'n_repeats' parameter of MAMLRegressorCV"),
         ({"cv": 1}, "'cv' parameter of MAMLRegressorCV"),
-        ({"inner_step_sizes": [1e200]}, "leave the range of floating point.*inner_step_size"),
+        ({"cv": []}, "cv holds no split"),
+        ({"cv": [([0, 1], [10_000])]}, "cv holds row numbers that X does not have"),
+        (
+            {"inner_step_sizes": [1e200], "adaptations": ["gradient"]},
+            "leave the range of floating point.*inner_step_size",
+        ),
         ({"inner_step_sizes": [1e200], "cv": 3}, "leave the range of floating point.*inner_step_size"),
     ],
 )

@@ -281,7 +281,7 @@ def test_std_through_a_search(routing):
 def test_std_that_is_not_known(settings):
     pipe = pipeline(MAMLRegressor(**settings)).fit(X, y, maml__groups=GROUPS)
     for model in (pipe, adapt(pipe, X[:20], y[:20])):
-        with pytest.raises(ValueError, match="return_std=True needs a fit with adaptation='implicit'"):
+        with pytest.raises(ValueError, match="return_std=True needs adaptation='implicit'"):
             model.predict(X, return_std=True)
 
 
