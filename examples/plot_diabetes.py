@@ -124,8 +124,9 @@ for ax in (left, right):
     ax.minorticks_off()
     ax.grid(alpha=0.3)
 left.legend()
-right.set_ylim(top=1.45 * by_task.max())
-right.legend(ncols=2)
+low, high = by_task.min(), by_task.max()
+right.set_ylim(low - 0.45 * (high - low), high + 0.1 * (high - low))  # room for the legend
+right.legend(ncols=2, loc="lower left")
 picture = sys.argv[1] if len(sys.argv) > 1 else "plot_diabetes.png"
 fig.savefig(picture, dpi=120)
 print(f"Picture: {picture}")
