@@ -31,7 +31,6 @@ ESTIMATORS = [  # every algorithm, solver and loss; not their product, and small
     MAMLRegressor(algorithm="maml", solver="exact", n_inner_steps=3, n_jobs=2),
     MAMLRegressor(algorithm="maml", solver="lbfgs", inner_step_size=0.01, fit_intercept=False),
     MAMLRegressor(algorithm="fomaml", solver="newton-cg", init="normal", random_state=0),
-    MAMLRegressor(algorithm="fomaml", solver="gd", max_iter=100),
     MAMLRegressor(solver="ode", l2_regularization=0.1, max_iter=50),
     MAMLRegressor(n_inner_steps=0, warm_start=True),
     MAMLRegressor(adaptation="implicit"),
