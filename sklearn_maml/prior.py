@@ -87,16 +87,17 @@ def learn_prior(stacks, metric, fit_intercept):
         return None
     diagonal, small = _Diagonal(likelihood), np.where(likelihood.scale > 0, 0.1, 0.0)
     theta = np.abs(_descend(diagonal, _score(diagonal, small), max_iter=30))
-    held = (theta < 1e-3 * small) & (np.diagonal(likelihood(np.diag(theta)).slope) < -1e-3)
+    held = (theta < 1e-3 * small) & (np.diagonal(diagonal.at(theta).slope) < -1e-3)
     if np.any(held):  # 0 is stationary, but not the best there
         theta = np.abs(_descend(diagonal, np.where(held, small, theta), max_iter=30))
     if metric == "diag":
         variance = np.square(np.divide(theta, likelihood.scale, out=np.zeros(d), where=likelihood.scale > 0))
-        return Prior(likelihood.mean_row, variance[:, None], likelihood.noise(np.diag(theta)))
+        return Prior(likelihood.mean_row, variance[:, None], likelihood.noise_of(diagonal.at(theta)))
     triangle = _Triangle(likelihood)
     root = _expect_and_maximise(likelihood, np.diag(np.maximum(theta, small)), max_iter=50)  # not from a saddle
-    root = triangle.fill(_descend(triangle, root[triangle.entries], max_iter=200))
-    return Prior(likelihood.from_standard @ root, np.ones((1, 1)), likelihood.noise(root))
+    entries = _descend(triangle, root[triangle.entries], max_iter=200)
+    noise = likelihood.noise_of(triangle.at(entries))
+    return Prior(likelihood.from_standard @ triangle.fill(entries), np.ones((1, 1)), noise)
 
 
 def _score(diagonal, theta):
@@ -203,10 +204,10 @@ class _Likelihood:
     def __call__(self, L):
         return _Point(self, L)
 
-    def noise(self, L):
+    def noise_of(self, point):
         """Noise variance of every output, 0 of those that do not vary."""
         noise = np.zeros(len(self.varying))
-        noise[self.varying] = self(L).noise
+        noise[self.varying] = point.noise
         return noise
 
 
