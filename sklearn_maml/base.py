@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._sklearn import Interval, StrOptions
+from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, has_callbacks, with_callbacks
 from ._validation import check_inner_step_size, check_weight, from_parameters, initial_parameters, to_parameters
 from .exceptions import SingleTaskWarning
 from .groups import encode_groups, find_tasks, merge_tasks
@@ -52,7 +52,8 @@ _ONE_TASK = (
     "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
     "reach fit: use cross_validate(..., params={{'groups': g}}) or pipe.fit(X, y, step__groups=g), in a search over a "
     "Pipeline search.fit(X, y, groups=g, step__groups=g); or turn routing on, which always works: "
-    "sklearn.set_config(enable_metadata_routing=True)."
+    "sklearn.set_config(enable_metadata_routing=True). Where only X and y are handed on, as in a VotingRegressor, wrap it "
+    "in sklearn_maml.compose.GroupsFromColumn."
 )
 _NO_PRIOR = (
     "inner_step_size='auto' could not learn how tasks differ from {} tasks with {} parameters: it takes more rows "
@@ -66,7 +67,7 @@ _NEW_STREAM = (
 )
 
 
-class BiMAMLMixin:
+class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
     """Meta-learning for a linear model with any pointwise loss.
 
     A subclass defines ``task_loss(self, y, z) -> (value, slope, curvature)``, elementwise: the loss of the prediction
@@ -182,6 +183,7 @@ class BiMAMLMixin:
         tags.target_tags.multi_output = True
         return tags
 
+    @with_callbacks
     def fit(
         self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -218,11 +220,21 @@ class BiMAMLMixin:
             If `groups` is None.
         ConvergenceWarning
             If norm(grad F) <= tol was not reached; it says what to change.
+
+        Notes
+        -----
+        With scikit-learn 1.9 or newer, callbacks (``set_callbacks``) follow it: one task "meta-iteration" for each
+        iteration, for solver "ode" for each recorded iterate. One that asks to stop ends training, in whichever phase,
+        with this iterate; `meta_step_size_` is then None.
         """
         self._validate_params()
         self._check_adaptation()
-        warn_of_one_task(self, groups)
+        warn_of_one_task(self, groups, stacklevel=4)
         new = self._without_fit()
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        given = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        context = self._init_callback_context(max_subtasks=self._most_iterations())
+        context.call_on_fit_task_begin(**given)
         X, y, weight, codes, _ = new._check_rows(X, y, groups, sample_weight, reset=True)
         new._learn_target(y)
         rows = new._task_rows(X, y, weight, codes)
@@ -230,11 +242,32 @@ class BiMAMLMixin:
         w0 = self._warm_parameters(new, rows) if self.warm_start and hasattr(self, "coef_") else self._start(rows)
         new._learn_prior(rows.with_squared_loss())
         if rows.shape[0] > 1 and new._learns_prior() and new._prior is None:
-            warnings.warn(_NO_PRIOR.format(*rows.shape[:2]), UserWarning, stacklevel=2)
-        result = new._meta_train(rows.stacks(structure), w0, structure)
-        _warn_unless_converged(result)
+            warnings.warn(_NO_PRIOR.format(*rows.shape[:2]), UserWarning, stacklevel=3)
+
+        def fit_of(result):
+            fitted = copy.copy(new)
+            fitted._set_fit(result, X, y)
+            return {"__dict__": vars(fitted)}  # as a whole, so that nothing of a former fit of `self` is left in it
+
+        def on_iteration(before, after):
+            task = context.subcontext(task_name="meta-iteration")
+            task.call_on_fit_task_begin(**given, reconstruction_attributes=lambda: fit_of(before()))
+            return task.call_on_fit_task_end(**given, reconstruction_attributes=lambda: fit_of(after()))
+
+        follow = {"on_iteration": on_iteration} if has_callbacks(self) else {}
+        result = new._meta_train(rows.stacks(structure), w0, structure, **follow)
+        _warn_unless_converged(result, stacklevel=4)
+        context.call_on_fit_task_end(**given, reconstruction_attributes=lambda: fit_of(result))
         new._set_fit(result, X, y)
         return self._take_fit_of(new)
+
+    def _most_iterations(self):
+        """A bound of their number, None if there is none: the flow counts time, not iterates."""
+        if self.solver == "ode":
+            return None
+        if self.solver == "exact" or (self.solver == "auto" and self.task_structure == "quadratic"):
+            return 2 if self.algorithm == "bimaml" else 1
+        return self.max_iter
 
     def partial_fit(
         self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -381,6 +414,7 @@ class BiMAMLMixin:
             prior,
             self.n_jobs,
             scatter=prior is not None and self._knows_scatter and self._tells_scatter(),
+            verbose=self.verbose,
         )
         if self.n_inner_steps and self.task_structure != "subdifferentiable":
             _warn_of_overshooting(step_size, safe)
@@ -682,13 +716,13 @@ def _overwrite(former, new, key):
     return merged
 
 
-def warn_of_one_task(estimator, groups):
+def warn_of_one_task(estimator, groups, stacklevel=3):
     """Warn if there are no groups."""
     if groups is None:
-        warnings.warn(_ONE_TASK.format(type(estimator).__name__), SingleTaskWarning, stacklevel=3)
+        warnings.warn(_ONE_TASK.format(type(estimator).__name__), SingleTaskWarning, stacklevel=stacklevel)
 
 
-def _warn_unless_converged(result, stacklevel=3):
+def _warn_unless_converged(result, stacklevel):
     if not result.success:
         warnings.warn(f"Meta-training did not converge: {result.message}.", ConvergenceWarning, stacklevel=stacklevel)
 

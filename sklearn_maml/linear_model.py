@@ -70,7 +70,7 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         For ``init="normal"``.
     verbose : int, default=0
-        If positive, print objective and gradient norm, less and less often.
+        If positive, print objective and gradient norm, less and less often, and in `adapt` how many tasks are done.
 
     Attributes
     ----------
@@ -89,7 +89,8 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         With ``inner_step_size="auto"``: variance of the noise, what remains within a task; 0 for one of several outputs
         that never varies.
     meta_step_size_ : float, ndarray of shape (2,) or None
-        Meta step size that was used: for "auto" and "bimaml" one for each phase; None for solvers without one.
+        Meta step size that was used: for "auto" and "bimaml" one for each phase; None for solvers without one,
+        and if a callback stopped training.
     switch_tol_ : float or "auto"
         The `switch_tol` that was used; as given if there is one phase only.
     l2_regularization_ : float

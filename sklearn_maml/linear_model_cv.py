@@ -14,13 +14,14 @@ from sklearn.model_selection import BaseCrossValidator, GroupKFold, ParameterGri
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ._sklearn import Interval, StrOptions
+from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, with_callbacks
 from ._validation import check_inner_step_size, check_weight
 from .base import Matrix, warn_of_one_task
 from .exceptions import SingleTaskWarning
 from .few_shot import Table, few_shot_errors, fit_others, in_support, leave_one_out, pooled_without, row_priorities
 from .linear_model import MAMLRegressor
 from .meta import run_parallel
+from .training import print_progress
 
 LARGEST_CLOSED_FORM = 10_000_000
 """Most numbers, n_tasks * n_parameters^2, with which each task is left out by itself."""
@@ -38,7 +39,7 @@ def _of_best(name, doc):
     return property(lambda self: getattr(self.best_estimator_, name), doc=doc)
 
 
-class MAMLRegressorCV(RegressorMixin, BaseEstimator):
+class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEstimator):
     """MAMLRegressor that chooses step size, number of steps, penalty and adaptation by few-shot error.
 
     `MAMLRegressor` with its defaults needs no tuning. Use this one where you want numbers chosen: a fixed step size, a
@@ -79,6 +80,9 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
     random_state : int, RandomState instance or None, default=0
         Seed of the splits into support and query. Rows are drawn in the order of a hash of the seed and their own
         numbers: neither the order of the rows nor other tasks matter, and equal rows of a task stay together.
+    verbose : int, default=0
+        If positive, print how many of the fits are made, and what the last one on all tasks and `adapt` print, see
+        :class:`MAMLRegressor`.
 
     Attributes
     ----------
@@ -151,6 +155,7 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
         "fit_intercept": ["boolean"],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
     }
 
     coef_ = _of_best("coef_", "Coefficients.")
@@ -178,6 +183,7 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
         fit_intercept: bool = True,
         n_jobs: int | None = None,
         random_state: Any = 0,
+        verbose: int = 0,
     ):
         self.inner_step_sizes = inner_step_sizes
         self.n_inner_steps = n_inner_steps
@@ -190,6 +196,7 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
         self.fit_intercept = fit_intercept
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.verbose = verbose
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -197,6 +204,7 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
         tags.target_tags.multi_output = True
         return tags
 
+    @with_callbacks
     def fit(
         self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -231,37 +239,55 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
             If there is one task only.
         UserWarning
             If some held-out tasks have too few rows to be scored; they are trained on all the same.
+
+        Notes
+        -----
+        With scikit-learn 1.9 or newer, callbacks (``set_callbacks``) follow it: one task "candidate" for each
+        combination in each split, then one "refit", the fit on all tasks. Those that scikit-learn propagates, such as
+        ProgressBar, follow its iterations too, and may stop them; the choice itself needs all combinations.
         """
         self._validate_params()
         params, models = self._candidates()
-        warn_of_one_task(self, groups)
+        warn_of_one_task(self, groups, stacklevel=4)
         X_valid, y_valid, weight, codes, tasks = models[0]._check_rows(X, y, groups, sample_weight, reset=True)
         for model in models:
             check_inner_step_size(model.inner_step_size, X_valid.shape[1] + self.fit_intercept)
         n_rows = len(np.asarray(y))
         table = Table(X_valid, models[0]._encode_target(y_valid), weight, codes, self.fit_intercept)
+        splits = []
         if table.n_tasks > 1:
-            kept = check_weight(sample_weight, n_rows) > 0
-            errors = self._errors(models, table, self._splits(models, table, kept, tasks))
-        else:
-            errors = np.full((len(models), 1), np.nan)
-            if groups is not None:
-                warnings.warn(
-                    "groups holds ONE task: nothing can be held out, and MAMLRegressorCV takes the first of each list",
-                    SingleTaskWarning,
-                    stacklevel=2,
-                )
+            splits = self._splits(models, table, check_weight(sample_weight, n_rows) > 0, tasks)
+        elif groups is not None:
+            warnings.warn(
+                "groups holds ONE task: nothing can be held out, and MAMLRegressorCV takes the first of each list",
+                SingleTaskWarning,
+                stacklevel=3,
+            )
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        given = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        context = self._init_callback_context(max_subtasks=len(splits) * len(models) + 1)
+        context.call_on_fit_task_begin(**given)
+        errors = np.full((len(models), 1), np.nan)
+        if splits:
+            errors = self._errors(models, table, splits, context, given)
         mean = errors.mean(axis=1)
         best = int(np.argmin(mean))
         groups = np.zeros(n_rows) if groups is None else groups  # has been warned of
-        self.best_estimator_ = models[best].set_params(n_jobs=self.n_jobs).fit(X, y, groups, sample_weight)
-        self.best_index_, self.best_params_, self.best_score_ = best, params[best], float(-mean[best])
-        self.cv_results_ = {"params": params}
-        for name in sorted(_LISTS):
-            self.cv_results_[f"param_{name}"] = _as_array([each[name] for each in params])
-        self.cv_results_["mean_test_score"] = -mean
-        self.cv_results_["std_test_score"] = errors.std(axis=1)
-        self.cv_results_["rank_test_score"] = rankdata(np.nan_to_num(mean), method="min").astype(np.int32)
+        best_estimator = models[best].set_params(n_jobs=self.n_jobs, verbose=self.verbose)
+        task = context.subcontext(task_name="refit")
+        with task.propagate_callback_context(best_estimator):
+            task.call_on_fit_task_begin(**given)
+            best_estimator.fit(X, y, groups, sample_weight)
+            task.call_on_fit_task_end(**given)
+        fitted = {
+            "best_estimator_": best_estimator,
+            "best_index_": best,
+            "best_params_": params[best],
+            "best_score_": float(-mean[best]),
+            "cv_results_": _results(params, errors),
+        }
+        context.call_on_fit_task_end(**given, reconstruction_attributes=fitted)
+        vars(self).update(fitted)
         return self
 
     def adapt(
@@ -369,7 +395,7 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
             raise ValueError("cv holds no split: give at least one pair of training and held-out rows")
         return splits
 
-    def _errors(self, models, table, splits):
+    def _errors(self, models, table, splits, context, given):
         """Mean squared errors (n_models, n_scored) on the queries of the held-out tasks that have one."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         priorities = row_priorities(table, self.n_repeats, seed)
@@ -391,7 +417,7 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
             fits = [(fit_others, model, table, train) for train, _ in splits for model in models]
         errors = np.zeros((len(models), table.n_tasks))
         try:
-            fitted = run_parallel(self.n_jobs, fits)
+            fitted = self._followed(run_parallel(self.n_jobs, fits), len(fits), context, given)
             starts = [[next(fitted) for _ in models] for _ in splits]
             calls = [(few_shot_errors, models, starts[split], held_out[split][0], mask) for split, mask in draws]
             for (split, _), (scored, error) in zip(draws, run_parallel(self.n_jobs, calls), strict=True):
@@ -403,6 +429,17 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
             raise ValueError(_OUT_OF_RANGE)
         errors[diverged] = np.inf
         return errors[:, n_draws > 0] / n_draws[n_draws > 0]
+
+    def _followed(self, results, total, context, given):
+        """Hand on the results of fits as they come, and report them."""
+        for done in range(total):
+            task = context.subcontext(task_name="candidate")
+            task.call_on_fit_task_begin(**given)
+            result = next(results)
+            task.call_on_fit_task_end(**given)
+            if self.verbose:
+                print_progress("made {} of {} fits", done, done + 1, total)
+            yield result
 
     def _check_queries(self, n_draws):
         """Raise if no held-out task can be scored, warn of those that cannot, given in how many draws each can."""
@@ -418,8 +455,20 @@ class MAMLRegressorCV(RegressorMixin, BaseEstimator):
         warnings.warn(
             message + "they are trained on, but have no part in the choice. Lower n_support to score them.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
+
+
+def _results(params, errors):
+    """What `cv_results_` holds, from errors of shape (n_models, n_scored)."""
+    mean = errors.mean(axis=1)
+    results = {"params": params}
+    for name in sorted(_LISTS):
+        results[f"param_{name}"] = _as_array([each[name] for each in params])
+    results["mean_test_score"] = -mean
+    results["std_test_score"] = errors.std(axis=1)
+    results["rank_test_score"] = rankdata(np.nan_to_num(mean), method="min").astype(np.int32)
+    return results
 
 
 def _as_array(values):

@@ -193,7 +193,7 @@ class _Likelihood:
         far = (self.scale > 0) & (scale < FAR_FROM_ZERO * raw)
         if np.any(far) or np.any(self.varying & (variance < FAR_FROM_ZERO**2 * square / weight)):
             what = f"features {np.flatnonzero(far).tolist()}" if np.any(far) else "the target"
-            warnings.warn(_FAR.format(what), UserWarning, stacklevel=5)
+            warnings.warn(_FAR.format(what), UserWarning, stacklevel=6)
         self.factors = [(R @ self.from_standard, Z[..., self.varying]) for R, Z, _, _ in factors]
         self.rest = sum(rest.sum(axis=0) for _, _, rest, _ in factors)[self.varying]
         information = sum(np.tensordot(R, R, axes=([0, 1], [0, 1])) for R, _ in self.factors)

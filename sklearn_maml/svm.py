@@ -86,7 +86,7 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         For ``init="normal"``.
     verbose : int, default=0
-        If positive, print objective and gradient norm, less and less often.
+        If positive, print objective and gradient norm, less and less often, and in `adapt` how many tasks are done.
 
     Attributes
     ----------
@@ -105,7 +105,8 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
     noise_variance_ : float or ndarray of shape (n_classes,) or None
         With ``inner_step_size="auto"``: variance of the noise in that model.
     meta_step_size_ : float, ndarray of shape (2,) or None
-        Meta step size that was used: for "auto" and "bimaml" one for each phase; None for solvers without one.
+        Meta step size that was used: for "auto" and "bimaml" one for each phase; None for solvers without one,
+        and if a callback stopped training.
     switch_tol_ : float or "auto"
         The `switch_tol` that was used; as given if there is one phase only.
     l2_regularization_ : float

@@ -7,7 +7,7 @@ from scipy.linalg import LinAlgError
 from scipy.optimize import OptimizeResult
 
 from .meta import MAMLLoss, adapt, collapse, run_parallel
-from .solvers import biphasic, choose_solver
+from .solvers import biphasic, choose_solver, subgradient_descent
 from .steps import inner_step
 from .tasks import QuadraticTasks
 
@@ -50,6 +50,7 @@ def meta_train(
     tol,
     n_jobs,
     verbose,
+    on_iteration=None,
 ):
     """Learn an initialisation.
 
@@ -65,43 +66,58 @@ def meta_train(
         What inner_step_size="auto" knows of the tasks.
     algorithm, solver, ... :
         Parameters of the estimators.
+    on_iteration : callable or None
+        Called as ``on_iteration(before, after)`` when an iteration is over; before() and after() tell what would be
+        returned if training had stopped there. True stops it there.
 
     Returns
     -------
     OptimizeResult
         With fields x, nit, history, step_size, inner_step_size, switch_tol.
     """
+    f, F, objective, sizes = meta_losses(
+        stacks, structure, inner_step_size, n_inner_steps, adaptation, prior, n_jobs, first_order=algorithm == "fomaml"
+    )
+    if algorithm == "bimaml" and switch_tol == "auto":
+        switch_tol = max(tol, 0.1 * np.linalg.norm(f.gradient(w0)))
+        f.n_gradients = 0  # the first phase begins with the same evaluation: it is counted there
+    decided = {"inner_step_size": in_task_order(stacks, sizes, inner_step_size), "switch_tol": switch_tol}
+    solve = choose_solver(solver, F)
+    trace = _Trace(f, F, objective, verbose, on_iteration, decided, keeps_best=solve is subgradient_descent)
+    run = {"step_size": meta_step_size, "tol": tol, "max_iter": max_iter}
+    try:
+        if algorithm == "bimaml":
+            result = biphasic(solve, f, F, w0, switch_tol=switch_tol, callback=trace, **run)
+        else:
+            result = solve(F, w0, callback=partial(trace, 2), **run)
+        result = OptimizeResult(result, history=trace.history(), **decided)
+    except _Stop:
+        result = trace.so_far()
+    if not np.all(np.isfinite(result.x)):
+        raise ValueError(OUT_OF_RANGE)
+    return result
+
+
+def meta_losses(
+    stacks, structure, inner_step_size, n_inner_steps, adaptation, prior, n_jobs=None, *, first_order=False
+):
+    """f, F, the loss to report (F, with its Hessian correction) and the inner step sizes of each stack."""
     build = _collapsed if structure == "one quadratic" else _stacked
     step_of = partial(inner_step, step_size=inner_step_size, adaptation=adaptation, prior=prior, shots=SHOTS)
     zero_shot = 0.0 if prior is None else ZERO_SHOT
     try:
-        f, F, objective, sizes = build(
-            stacks, structure, step_of, n_inner_steps, zero_shot, algorithm == "fomaml", n_jobs
-        )
+        return build(stacks, structure, step_of, n_inner_steps, zero_shot, first_order, n_jobs)
     except LinAlgError:
         raise ValueError(OUT_OF_RANGE) from None
-    trace = _Trace(f, F, objective, verbose)
-    solve = choose_solver(solver, F)
-    run = {"step_size": meta_step_size, "tol": tol, "max_iter": max_iter}
-    if algorithm == "bimaml":
-        if switch_tol == "auto":
-            switch_tol = max(tol, 0.1 * np.linalg.norm(f.gradient(w0)))
-            f.n_gradients = 0  # the first phase begins with the same evaluation: it is counted there
-        result = biphasic(solve, f, F, w0, switch_tol=switch_tol, callback=trace, **run)
-    else:
-        result = solve(F, w0, callback=partial(trace, 2), **run)
-    if not np.all(np.isfinite(result.x)):
-        raise ValueError(OUT_OF_RANGE)
-    used = in_task_order(stacks, sizes, inner_step_size)
-    return OptimizeResult(result, history=trace.history(), inner_step_size=used, switch_tol=switch_tol)
 
 
-def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, scatter):
+def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, scatter, verbose):
     """Adapt every task of the stacks from its own start.
 
     Returns the adapted parameters, of shape (m, d, k), the step sizes used, for each task the longest step size that
     does not overshoot, 1 / L_i (computed where it is needed: if the step is explicit and `step_size` a number), and, if
-    `scatter`, what one implicit step leaves of the prior's covariance, of shape (m, d, d).
+    `scatter`, what one implicit step leaves of the prior's covariance, of shape (m, d, d). With `verbose` it prints how
+    far it is, if there are several stacks.
     """
     W = np.empty(starts.shape)
     safe = np.full(len(starts), np.inf)
@@ -126,7 +142,13 @@ def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, 
 
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            sizes = list(run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks]))
+            sizes, done = [], 0
+            results = run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks])
+            for (numbers, _), size in zip(stacks, results, strict=True):
+                sizes.append(size)
+                done += len(numbers)
+                if verbose and len(stacks) > 1:
+                    print_progress("adapted {} of {} tasks", done - len(numbers), done, m)
     except LinAlgError:
         raise ValueError(OUT_OF_RANGE) from None
     if not np.all(np.isfinite(W)):
@@ -189,6 +211,16 @@ def in_task_order(stacks, sizes, step_size):
     return by_task
 
 
+def print_progress(text, before, after, total):
+    """Print a line whenever another tenth of the total is done: at most ten lines."""
+    if 10 * after // total > 10 * before // total:
+        print(text.format(after, total))
+
+
+class _Stop(BaseException):  # nobody's `except Exception` between the trace and `meta_train` is meant
+    """Somebody who follows the training has seen enough."""
+
+
 class _Trace:
     """Records (and prints) phase, objective, gradient norm and cost of every iterate: a solver's callback.
 
@@ -196,14 +228,17 @@ class _Trace:
     not follow the gradient of F, but F is what is reported of it.
     """
 
-    def __init__(self, f, F, objective, verbose):
+    def __init__(self, f, F, objective, verbose, on_iteration, decided, keeps_best):
         self.losses, self.verbose = (f, F), verbose
         self.objective = None if objective is F else objective
+        self.on_iteration, self.decided, self.keeps_best = on_iteration, decided, keeps_best
         self.rows = []
         self.offset = 0.0
+        self.so_far = None
 
     def __call__(self, phase, w, value, norm, time=None):
-        if self.rows and self.rows[-1]["phase"] != phase:
+        starts = not self.rows or self.rows[-1]["phase"] != phase
+        if starts and self.rows:
             self.offset = self.rows.pop().get("time", 0.0)
         if self.objective is not None:
             value = self.objective.value(w)
@@ -220,6 +255,17 @@ class _Trace:
         self.rows.append(row)
         if self.verbose and (n_iter < 10 or n_iter % 10 ** int(np.log10(n_iter)) == 0):
             print(f"iteration {n_iter:5d}  phase {phase}  objective {value:.6e}  gradient norm {norm:.3e}")
+        if starts or value < self.best or not self.keeps_best:
+            self.w, self.best = w, value
+        before, self.so_far = self.so_far, partial(self._result, self.w, len(self.rows))
+        if not starts and self.on_iteration is not None and self.on_iteration(before, self.so_far):
+            raise _Stop
 
-    def history(self):
-        return {name: np.array([row[name] for row in self.rows]) for name in self.rows[0]}
+    def _result(self, w, n_rows):
+        """What training has come to after so many rows of its history."""
+        nit = self.rows[n_rows - 1].get("time", n_rows - 1)
+        history = self.history(n_rows)
+        return OptimizeResult(x=w, nit=nit, success=True, message="", step_size=None, history=history, **self.decided)
+
+    def history(self, n_rows=None):
+        return {name: np.array([row[name] for row in self.rows[:n_rows]]) for name in self.rows[0]}
