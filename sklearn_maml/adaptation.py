@@ -1,10 +1,12 @@
-"""`adapt` for estimators that contain a meta-learner: pipelines, transformed targets, searches."""
+"""Fit, adapt and predict by task, with estimators that contain a meta-learner: pipelines, targets, searches."""
 
 import copy
 
+from sklearn import config_context
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
+from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 from sklearn.utils.validation import check_is_fitted
 
 
@@ -49,25 +51,43 @@ def adapt(estimator, X, y, groups=None, sample_weight=None):
     (3,)
     """
     if callable(getattr(estimator, "adapt", None)):
-        return estimator.adapt(X, y, groups=groups, sample_weight=sample_weight)
+        given = {"groups": groups, "sample_weight": sample_weight}
+        return estimator.adapt(X, y, **{name: value for name, value in given.items() if value is not None})
     check_is_fitted(estimator)
-    new = copy.copy(estimator)
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        if len(estimator.steps) > 1:
-            X = estimator[:-1].transform(X)
-        new.steps = [*estimator.steps[:-1], (name, adapt(last, X, y, groups, sample_weight))]
-    elif isinstance(estimator, TransformedTargetRegressor):
-        y = _transform_target(estimator, y)
-        new.regressor_ = adapt(estimator.regressor_, X, y, groups, sample_weight)
-    elif hasattr(estimator, "best_estimator_"):
-        new.best_estimator_ = adapt(estimator.best_estimator_, X, y, groups, sample_weight)
-    else:
+    name, inner = _contained(estimator)
+    if inner is None:
         raise TypeError(
             f"{type(estimator).__name__} cannot adapt: it has no method adapt and is no Pipeline, "
             "TransformedTargetRegressor or search (with refit=True) around an estimator that has one"
         )
+    new = copy.copy(estimator)
+    if isinstance(estimator, Pipeline):
+        if len(estimator.steps) > 1:
+            X = estimator[:-1].transform(X)
+        new.steps = [*estimator.steps[:-1], (name, adapt(inner, X, y, groups, sample_weight))]
+        return new
+    if isinstance(estimator, TransformedTargetRegressor):
+        y = _transform_target(estimator, y)
+    setattr(new, name, adapt(inner, X, y, groups, sample_weight))
     return new
+
+
+def can_adapt(estimator):
+    """Whether :func:`adapt` finds a method ``adapt`` in this fitted estimator."""
+    if callable(getattr(estimator, "adapt", None)):
+        return True
+    _, inner = _contained(estimator)
+    return inner is not None and can_adapt(inner)
+
+
+def _contained(estimator):
+    """The fitted estimator that this one hands its rows to, and its name; two times None if there is none."""
+    if isinstance(estimator, Pipeline):
+        return estimator.steps[-1]
+    for name in ("regressor_", "best_estimator_"):
+        if hasattr(estimator, name):
+            return name, getattr(estimator, name)
+    return None, None
 
 
 def _transform_target(estimator, y):
@@ -76,3 +96,53 @@ def _transform_target(estimator, y):
     one_dimensional = y.ndim == 1
     y = estimator.transformer_.transform(y.reshape(-1, 1) if one_dimensional else y)
     return y[:, 0] if one_dimensional and y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def fit_by_task(estimator, X, y, groups, sample_weight=None):
+    """Fit an estimator so that `groups`, if it has a use for them, and weights reach whatever is inside."""
+    with config_context(enable_metadata_routing=True):
+        metadata = {"groups": groups} if _takes_groups(estimator, "fit") else {}
+        if sample_weight is not None:
+            _request_weights(estimator)
+            metadata["sample_weight"] = sample_weight
+        return estimator.fit(X, y, **metadata)
+
+
+def _request_weights(estimator):
+    """Let weights reach everything in a container that takes them, unless its owner has decided otherwise."""
+    for inner in estimator.get_params(deep=True).values():
+        routing = get_routing_for_object(inner)
+        if not isinstance(routing, MetadataRequest):
+            if hasattr(inner, "set_score_request"):  # scikit-learn < 1.8: a search asks the container, not its parts
+                inner.set_score_request(sample_weight=True)
+            continue
+        if routing.fit.requests.get("sample_weight", False) is None:
+            inner.set_fit_request(sample_weight=True)
+        if routing.score.requests.get("sample_weight", False) is None:
+            inner.set_score_request(sample_weight=True)
+
+
+def responds_by_task(estimator, method):
+    """Whether this method can be told the rows' tasks."""
+    estimator = _without_search(estimator)
+    if hasattr(estimator, "_responds_by_task"):  # depends on what is inside
+        return estimator._responds_by_task(method)
+    return _takes_groups(estimator, method)
+
+
+def respond_by_task(estimator, method, X, groups, **params):
+    """What ``predict``, ``decision_function``, ... say of rows, each with the parameters of its own task."""
+    with config_context(enable_metadata_routing=True):
+        return getattr(_without_search(estimator), method)(X, groups=groups, **params)
+
+
+def _without_search(estimator):
+    """The best estimator, which is what a search predicts with: the search itself takes no groups."""
+    while not callable(getattr(estimator, "adapt", None)) and hasattr(estimator, "best_estimator_"):
+        estimator = estimator.best_estimator_
+    return estimator
+
+
+def _takes_groups(estimator, method):
+    """Whether metadata routing hands `groups` to this method of the estimator, or of something inside."""
+    return "groups" in get_routing_for_object(estimator).consumes(method, ["groups"])
