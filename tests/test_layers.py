@@ -12,8 +12,8 @@ import sklearn_maml
 
 PACKAGE = Path(sklearn_maml.__file__).parent
 LAYERS = [  # a file may import from the lines above its own
-    {"losses", "exceptions", "groups", "kinks", "_sklearn", "_validation"},
-    {"tasks"},
+    {"losses", "exceptions", "groups", "kinks", "_sklearn"},
+    {"_validation", "columns", "tasks"},
     {"steps", "rows"},
     {"meta", "prior"},
     {"solvers"},
@@ -22,6 +22,11 @@ LAYERS = [  # a file may import from the lines above its own
     {"classifier"},
     {"linear_model", "svm"},
     {"adaptation", "linear_model_cv", "testing"},
+    {"compose", "metrics"},
+    {"model_selection"},
+    {"inspection.figure"},
+    {"inspection.adaptation_curve", "inspection.meta_training", "inspection.task", "inspection.loss_landscape"},
+    {"inspection.__init__"},
     {"__init__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -39,11 +44,14 @@ def imports(path):
 
 def imported_files(path):
     """Files of the package among them."""
+    package = ["sklearn_maml", *path.relative_to(PACKAGE).parent.parts]
     for module, name in imports(path):
-        if module.startswith("sklearn_maml"):
-            module = module.removeprefix("sklearn_maml") or "."
-        if module.startswith("."):
-            yield module.lstrip(".") or (name if name in FILES else "__init__")
+        absolute = module.lstrip(".")
+        level = len(module) - len(absolute)
+        parts = [*(package[: len(package) - level + 1] if level else []), *filter(None, absolute.split("."))]
+        if parts[:1] == ["sklearn_maml"]:
+            candidates = (".".join(inside) for inside in (parts[1:], [*parts[1:], name], [*parts[1:], "__init__"]))
+            yield next(each for each in candidates if each in FILES)
 
 
 def test_table_holds_every_file():
