@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,20 @@ def make(target, **params):
     if target in REGRESSION:
         return MAMLRegressor(**params)
     return MAMLSVC(**{"loss": "smooth_hinge", "tol": 0.03} | params)
+
+
+@cache
+def fitted(target, step, intercept=True):
+    """One fit for whatever adaptation: `adapt` starts from its parameters, wherever they come from."""
+    params = {"l2_regularization": 0.2} if target in REGRESSION else {"C": 0.3}
+    params |= STEPS[step]
+    if step == "array":
+        params["inner_step_size"] = params["inner_step_size"][: 3 + intercept]
+    return make(target, fit_intercept=intercept, **params).fit(X, TARGETS[target], groups=GROUPS)
+
+
+def prepared(target, step, intercept=True, **params):
+    return copy.copy(fitted(target, step, intercept)).set_params(**params)
 
 
 def snapshot(estimator):
@@ -169,8 +184,7 @@ ADAPTATIONS = ["gradient", "implicit"]
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_formula(target, step, K, adaptation):
     y = TARGETS[target]
-    params = {"l2_regularization": 0.2} if target in REGRESSION else {"C": 0.3}
-    model = make(target, adaptation=adaptation, n_inner_steps=K, **STEPS[step], **params).fit(X, y, groups=GROUPS)
+    model = prepared(target, step, adaptation=adaptation, n_inner_steps=K)
     rtol = 1e-10 if adaptation == "gradient" or target in REGRESSION else 1e-8
     before = snapshot(model)
     for rows in ([0], [3, 1], np.arange(9), GROUPS == 2):
@@ -301,12 +315,8 @@ def test_an_adapted_estimator_shares_no_state_that_changes():
 )
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_groups_are_a_loop_over_tasks(target, step, intercept, convert, adaptation):
-    y, params = TARGETS[target], STEPS[step]
-    if step == "array":
-        params = {"inner_step_size": params["inner_step_size"][: 3 + intercept]}
-    weight = np.linspace(0.5, 2, 40)
-    model = make(target, adaptation=adaptation, n_inner_steps=2, fit_intercept=intercept, **params)
-    model.fit(X, y, groups=GROUPS)
+    y, weight = TARGETS[target], np.linspace(0.5, 2, 40)
+    model = prepared(target, step, intercept, adaptation=adaptation, n_inner_steps=2)
     rtol = 1e-10 if adaptation == "gradient" or target in REGRESSION else 1e-8
     before = snapshot(model)
     labels = np.array(["d", "b", "a", "c"])[GROUPS]
@@ -454,7 +464,7 @@ def test_weights_are_repetition(target, step, adaptation):
     weight = np.random.default_rng(0).integers(0, 4, size=40)
     weight[GROUPS == 1] = 0
     rows = np.repeat(np.arange(40), weight)
-    model = make(target, n_inner_steps=3, adaptation=adaptation, **STEPS[step]).fit(X, y, groups=GROUPS)
+    model = prepared(target, step, n_inner_steps=3, adaptation=adaptation)
     atol = 1e-10 if adaptation == "gradient" or target in REGRESSION else 1e-8
     for groups in (None, GROUPS):
         a = model.adapt(X, y, groups=groups, sample_weight=weight)

@@ -4,7 +4,8 @@ import copy
 import sys
 import warnings
 from contextlib import nullcontext
-from itertools import pairwise
+from functools import cache
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -488,7 +489,8 @@ FORMATS = [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.csc_ar
 
 
 @pytest.mark.parametrize(
-    ("convert", "inner"), [*((convert, "gradient") for convert in FORMATS), *((sparse.csr_array, i) for i in INNER)]
+    ("convert", "inner"),
+    [*((convert, "gradient") for convert in FORMATS), *((sparse.csr_array, i) for i in INNER if i != "gradient")],
 )
 @pytest.mark.parametrize("sizes", [(8, 30, 12, 9, 21), (2, 3, 40, 1, 1)])
 def test_sparse_is_dense(convert, sizes, inner):
@@ -723,8 +725,7 @@ def test_partial_fit_is_fit(case, k, weighted, inner):
     assert_allclose(parameters(model), truth_of(model, X, Y, groups, weight).minimiser(), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("inner", [*INNER, "full implicit"])
+@pytest.mark.parametrize(("algorithm", "inner"), [*product(ALGORITHMS, INNER), ("bimaml", "full implicit")], ids=str)
 def test_partial_fit_without_penalty(algorithm, inner):
     X, y, groups = make_tasks()
     settings = (INNER | FULL)[inner]
@@ -917,7 +918,8 @@ def test_threads_do_not_matter(monkeypatch, solver, inner):
         settings["inner_step_size"] = 0.02
     set_constant(monkeypatch, "NUMBERS_PER_STACK", 100)
     one, two = (
-        MAMLRegressor(**settings, max_iter=20_000, n_jobs=n_jobs).fit(X, y, groups=groups) for n_jobs in (None, 2)
+        MAMLRegressor(**settings, max_iter=20_000, n_jobs=n_jobs, tol=1e-2).fit(X, y, groups=groups)
+        for n_jobs in (None, 2)
     )
     assert_array_equal(one.coef_, two.coef_)
     assert_array_equal(one.inner_step_size_, two.inner_step_size_)
@@ -926,7 +928,7 @@ def test_threads_do_not_matter(monkeypatch, solver, inner):
     assert_array_equal(one.adapt(X, y, groups=groups).task_coef_, two.adapt(X, y, groups=groups).task_coef_)
     set_constant(monkeypatch, "LARGEST_MATRIX", 3)
     one, two = (
-        MAMLRegressor(**settings, max_iter=1000, n_jobs=n_jobs, tol=1e-1).fit(X, y, groups=groups)
+        MAMLRegressor(**settings, max_iter=1000, n_jobs=n_jobs, tol=1.0).fit(X, y, groups=groups)
         for n_jobs in (None, 2)
     )
     assert_array_equal(one.coef_, two.coef_)
@@ -954,8 +956,7 @@ def level_at_the_mean_row(X, groups):
     return B
 
 
-@pytest.mark.parametrize("metric", ["diag", "full"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("metric", "seed"), [("diag", 0), ("full", 1)])
 def test_what_is_learned_is_that_of_a_mixed_model(metric, seed):
     X, y, groups = random_coefficients(d=2, seed=seed)
     model = MAMLRegressor(metric=metric).fit(X, y, groups=groups)
@@ -1027,6 +1028,12 @@ def test_what_is_learned_is_most_likely(metric, k, problem):
                     assert restricted_deviance(X, Y, groups, noise[:, None, None] * other, noise) > least - 1e-6
 
 
+@cache
+def fitted(metric, adaptation, K):
+    X, y, groups = random_coefficients()
+    return MAMLRegressor(metric=metric, adaptation=adaptation, n_inner_steps=K).fit(X, y, groups=groups)
+
+
 TRANSFORMATIONS = {
     "scaled features": (lambda X: X * [1e-3, 7.0, 200.0], lambda y: y, 1.0),
     "shifted features": (lambda X: X + np.array([3.0, -20.0, 0.5]), lambda y: y, 1.0),
@@ -1044,11 +1051,11 @@ TRANSFORMATIONS = {
         *((name, "diag") for name in TRANSFORMATIONS if "mixed" not in name),
     ],
 )
-@pytest.mark.parametrize(("adaptation", "K"), [("gradient", 1), ("gradient", 3), ("implicit", 1)])
+@pytest.mark.parametrize(("adaptation", "K"), [("gradient", 3), ("implicit", 1)])
 def test_units_and_origins_do_not_matter(transformation, metric, adaptation, K):
     features, target, unit = TRANSFORMATIONS[transformation]
     X, y, groups = random_coefficients()
-    model = MAMLRegressor(metric=metric, adaptation=adaptation, n_inner_steps=K).fit(X, y, groups=groups)
+    model = fitted(metric, adaptation, K)
     other = clone(model).fit(features(X), target(y), groups=groups)
     some = groups < 20
     rtol = 1e-4 if "mixed" in transformation else 1e-7  # which the search for the covariance does not follow
@@ -1089,12 +1096,12 @@ def test_units_do_not_matter_without_an_intercept():
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_what_is_learned_comes_from_whatever_holds_the_rows(metric, adaptation):
     """Sparse, in a stream, in other stacks and in threads."""
-    X, Y, groups = random_coefficients(k=2)
+    X, Y, groups = random_coefficients(m=20, k=2)
     weight = np.random.default_rng(0).integers(0, 3, size=len(X)).astype(float)
     settings = {"metric": metric, "adaptation": adaptation, "l2_regularization": 0.01}
     model = MAMLRegressor(**settings).fit(X, Y, groups=groups, sample_weight=weight)
     stream = MAMLRegressor(**settings)
-    for rows in np.array_split(np.random.default_rng(1).permutation(len(X)), 6):
+    for rows in np.array_split(np.random.default_rng(1).permutation(len(X)), 3):
         stream.partial_fit(X[rows], Y[rows], groups=groups[rows], sample_weight=weight[rows])
     rows = np.repeat(np.arange(len(X)), weight.astype(int))
     for other in (

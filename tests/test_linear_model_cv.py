@@ -122,8 +122,7 @@ BY_GROUP = list(GroupKFold(3).split(X, y, G))
 # The error
 
 
-@pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("k", [None, 2])
+@pytest.mark.parametrize(("intercept", "k"), [(True, None), (False, 2)])
 def test_splitter_is_a_loop(intercept, k):
     X, y, G = tasks(k=k)
     steps = ["auto", 0.1, STEP if intercept else STEP[:3]]
@@ -144,8 +143,7 @@ def test_learned_metric_is_learned_without_the_held_out_tasks(metric):
     check(model, X, y, G, folds)
 
 
-@pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("k", [None, 2])
+@pytest.mark.parametrize(("intercept", "k"), [(True, 2), (False, None)])
 def test_closed_form_is_a_loop(intercept, k):
     X, y, G = tasks(k=k)
     numbers = NUMBERS | {"inner_step_sizes": [0.1, STEP if intercept else STEP[:3]], "n_inner_steps": [0, 2]}

@@ -273,7 +273,7 @@ def test_l2_regularization(C):
 @pytest.mark.parametrize(("loss", "C"), [(SMOOTH[0], 0.2), (SMOOTH[0], np.inf), (SMOOTH[1], 0.2)])
 @pytest.mark.parametrize(
     ("K", "alpha", "adaptation"),
-    [(0, 0.1, "gradient"), *((K, *step) for K in (1, 2) for step in STEPS)],
+    [(0, 0.1, "gradient"), *((1, *step) for step in STEPS), *((2, *step) for step in STEPS[1:3])],
 )
 def test_stationary_point_of_the_reference(loss, C, K, alpha, adaptation):
     X, y, groups = make_tasks(sizes=(20, 35, 24, 19, 30))
@@ -303,47 +303,51 @@ def test_infinite_c_is_no_penalty():
 @pytest.mark.parametrize(
     ("loss", "adaptation"), [*((loss, "gradient") for loss in LOSSES), *((loss, "implicit") for loss in SMOOTH)]
 )
-@pytest.mark.parametrize("algorithm", ["maml", "fomaml"])
-@pytest.mark.parametrize(("intercept", "weighted"), [(True, False), (True, True), (False, True)])
+@pytest.mark.parametrize(
+    ("algorithm", "intercept", "weighted"), [("maml", True, True), ("maml", False, False), ("fomaml", True, False)]
+)
 def test_value_and_gradient_at_the_start(loss, adaptation, algorithm, intercept, weighted):
     X, y, groups = make_tasks()
     rng = np.random.default_rng(0)
     weight = rng.uniform(0.1, 2, size=len(y)) if weighted else None
     settings = {"loss": loss, "C": 0.7, "adaptation": adaptation}
-    for K in (0, 1, 3):
-        for alpha, metric in ((0.2, "diag"), (np.linspace(0.05, 0.4, 4 + intercept), "diag"), ("auto", "diag")) + (
-            ("auto", "full"),
-        ) * (K == 1):
-            w = rng.normal(size=4 + intercept)
-            model = MAMLSVC(
-                algorithm=algorithm,
-                solver="gd",
-                init=w,
-                n_inner_steps=K,
-                inner_step_size=alpha,
-                metric=metric,
-                fit_intercept=intercept,
-                tol=1e9,
-                **settings,
-            ).fit(X, y, groups=groups, sample_weight=weight)
-            assert hasattr(model, "task_covariance_") == (K > 0 and isinstance(alpha, str))
-            truth = Reference(
-                X,
-                y,
-                groups,
-                weight,
-                K=K,
-                alpha=learned_metric(model) if K and isinstance(alpha, str) else alpha,
-                intercept=intercept,
-                first_order=algorithm == "fomaml",
-                **settings,
-            )
-            value, gradient = truth.F(w)
-            assert model.n_iter_ == 0
-            assert_allclose(model.history_["objective"], [value], rtol=1e-8)
-            assert_allclose(model.history_["grad_norm"], [np.linalg.norm(gradient)], rtol=1e-8)
-            if K:
-                assert_allclose(model.inner_step_size_, truth.sizes if isinstance(alpha, str) else alpha, rtol=1e-7)
+    for K, alpha, metric in (
+        (0, "auto", "diag"),
+        (1, np.linspace(0.05, 0.4, 4 + intercept), "diag"),
+        (1, "auto", "full"),
+        (3, 0.2, "diag"),
+        (3, "auto", "diag"),
+    ):
+        w = rng.normal(size=4 + intercept)
+        model = MAMLSVC(
+            algorithm=algorithm,
+            solver="gd",
+            init=w,
+            n_inner_steps=K,
+            inner_step_size=alpha,
+            metric=metric,
+            fit_intercept=intercept,
+            tol=1e9,
+            **settings,
+        ).fit(X, y, groups=groups, sample_weight=weight)
+        assert hasattr(model, "task_covariance_") == (K > 0 and isinstance(alpha, str))
+        truth = Reference(
+            X,
+            y,
+            groups,
+            weight,
+            K=K,
+            alpha=learned_metric(model) if K and isinstance(alpha, str) else alpha,
+            intercept=intercept,
+            first_order=algorithm == "fomaml",
+            **settings,
+        )
+        value, gradient = truth.F(w)
+        assert model.n_iter_ == 0
+        assert_allclose(model.history_["objective"], [value], rtol=1e-8)
+        assert_allclose(model.history_["grad_norm"], [np.linalg.norm(gradient)], rtol=1e-8)
+        if K:
+            assert_allclose(model.inner_step_size_, truth.sizes if isinstance(alpha, str) else alpha, rtol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +362,7 @@ def test_value_and_gradient_at_the_start(loss, adaptation, algorithm, intercept,
 def test_gradient_descent_iterate_by_iterate(loss, alpha, adaptation, algorithm):
     X, y, groups = make_tasks()
     w0 = np.random.default_rng(3).normal(size=5)
-    switch_tol = 0.9 * np.linalg.norm(Reference(X, y, groups, loss=loss, C=np.inf).f(w0)[1])
+    switch_tol = 0.97 * np.linalg.norm(Reference(X, y, groups, loss=loss, C=np.inf).f(w0)[1])
     model = MAMLSVC(
         loss=loss,
         C=np.inf,
@@ -369,7 +373,7 @@ def test_gradient_descent_iterate_by_iterate(loss, alpha, adaptation, algorithm)
         meta_step_size=0.1,
         switch_tol=switch_tol,
         init=w0,
-        max_iter=20,
+        max_iter=10,
         tol=0.0,
     )
     with pytest.warns(ConvergenceWarning, match="max_iter|meta_step_size"):
@@ -384,7 +388,7 @@ def test_gradient_descent_iterate_by_iterate(loss, alpha, adaptation, algorithm)
         adaptation=adaptation,
         first_order=algorithm == "fomaml",
     )
-    w, phase, value, norm = descend(truth, w0, 0.1, 20, switch_tol if algorithm == "bimaml" else None)
+    w, phase, value, norm = descend(truth, w0, 0.1, 10, switch_tol if algorithm == "bimaml" else None)
     assert set(phase) == ({1, 2} if algorithm == "bimaml" else {2})
     assert_array_equal(model.history_["phase"], phase)
     assert_allclose(model.history_["objective"], value, rtol=1e-8)
@@ -392,8 +396,8 @@ def test_gradient_descent_iterate_by_iterate(loss, alpha, adaptation, algorithm)
     assert_allclose(parameters(model), w, rtol=1e-8, atol=1e-9)
     assert_array_equal(np.diff(model.history_["n_hessp"])[phase[1:] == 1], 0)
     if algorithm == "maml":
-        assert_array_equal(model.history_["n_gradients"], (2 + (alpha == "auto")) * np.arange(1, 22))
-        assert_array_equal(model.history_["n_hessp"], np.arange(1, 22))
+        assert_array_equal(model.history_["n_gradients"], (2 + (alpha == "auto")) * np.arange(1, 12))
+        assert_array_equal(model.history_["n_hessp"], np.arange(1, 12))
 
 
 def test_hinge_has_no_correction():
@@ -435,7 +439,7 @@ def test_squared_hinge_has_a_correction():
 @lru_cache
 def precise_solution(alpha=0.1, adaptation="gradient"):
     X, y, groups = make_tasks(sizes=(20, 35, 24), d=3)
-    return MAMLSVC(loss="smooth_hinge", C=0.3, inner_step_size=alpha, adaptation=adaptation, tol=1e-8).fit(
+    return MAMLSVC(loss="smooth_hinge", C=0.1, inner_step_size=alpha, adaptation=adaptation, tol=1e-8).fit(
         X, y, groups=groups
     )
 
@@ -443,10 +447,10 @@ def precise_solution(alpha=0.1, adaptation="gradient"):
 def agrees_with_the_precise_solution(model, alpha, adaptation):
     X, y, groups = make_tasks(sizes=(20, 35, 24), d=3)
     expected = precise_solution(alpha, adaptation)
-    model.set_params(loss="smooth_hinge", C=0.3, inner_step_size=alpha, adaptation=adaptation, max_iter=20_000)
+    model.set_params(loss="smooth_hinge", C=0.1, inner_step_size=alpha, adaptation=adaptation, max_iter=20_000)
     model.set_params(tol=1e-5).fit(X, y, groups=groups)
     alpha = learned_metric(model) if alpha == "auto" else alpha
-    truth = Reference(X, y, groups, loss="smooth_hinge", C=0.3, alpha=alpha, adaptation=adaptation)
+    truth = Reference(X, y, groups, loss="smooth_hinge", C=0.1, alpha=alpha, adaptation=adaptation)
     assert np.linalg.norm(truth.F(parameters(model))[1]) < 1.1e-5
     assert np.linalg.norm(truth.F(parameters(expected))[1]) < 1.1e-8
     assert_allclose(parameters(model), parameters(expected), rtol=0, atol=1e-3)
@@ -676,7 +680,7 @@ def test_sparse_is_dense(loss, convert):
     X, y, groups = make_tasks(n_classes=3, d=6)
     X = X * (np.random.default_rng(0).uniform(size=X.shape) < 0.5)
     S = convert(X)
-    settings = {"loss": loss, "solver": "gd", "max_iter": 30, "tol": 0.0, "C": 0.3}
+    settings = {"loss": loss, "solver": "gd", "max_iter": 10, "tol": 0.0, "C": 0.3}
     dense, model = MAMLSVC(**settings), MAMLSVC(**settings)
     with pytest.warns(ConvergenceWarning):
         dense.fit(X, y, groups=groups)
@@ -797,7 +801,7 @@ def test_partial_fit_goes_on_from_fit():
 def test_partial_fit_learns():
     X, y, groups = make_tasks(sizes=(40,) * 10, seed=1)
     model = MAMLSVC()
-    for rows in np.array_split(np.random.default_rng(0).permutation(400), 40):
+    for rows in np.array_split(np.random.default_rng(0).permutation(400), 20):
         model.partial_fit(X[rows], y[rows], groups=groups[rows], classes=[-1, 1])
     expected = MAMLSVC(tol=1e-3).fit(X, y, groups=groups)
     assert model.score(X, y) > expected.score(X, y) - 0.05 > 0.6
@@ -832,6 +836,13 @@ def one_versus_rest(y):
     return np.where(y[:, None] == (labels[1:] if len(labels) == 2 else labels), 1.0, -1.0)
 
 
+@lru_cache
+def regression_of_the_labels(metric, n_classes):
+    X, y, groups = make_tasks(n_classes=n_classes)
+    rows = {"groups": groups, "sample_weight": np.random.default_rng(0).uniform(0.1, 2, size=len(y))}
+    return MAMLRegressor(metric=metric).fit(X, np.squeeze(one_versus_rest(y)), **rows)
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("metric", ["diag", "full"])
 @pytest.mark.parametrize("loss", LOSSES)
@@ -839,8 +850,8 @@ def test_metric_is_that_of_a_regression_of_the_labels(loss, metric, n_classes):
     X, y, groups = make_tasks(n_classes=n_classes)
     weight = np.random.default_rng(0).uniform(0.1, 2, size=len(y))
     rows = {"groups": groups, "sample_weight": weight}
-    model = MAMLSVC(loss=loss, metric=metric, tol=0.1).fit(X, y, **rows)
-    expected = MAMLRegressor(metric=metric).fit(X, np.squeeze(one_versus_rest(y)), **rows)
+    model = MAMLSVC(loss=loss, metric=metric, tol=1e3).fit(X, y, **rows)
+    expected = regression_of_the_labels(metric, n_classes)
     shape = {2: (5, 5), 3: (3, 5, 5)}[n_classes]
     assert model.task_covariance_.shape == shape
     assert np.shape(model.noise_variance_) == shape[:-2]
@@ -853,10 +864,9 @@ def test_metric_is_that_of_a_regression_of_the_labels(loss, metric, n_classes):
         assert len(np.unique(model.noise_variance_)) == 3
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(("n_classes", "K"), [(2, 3), (3, 1)])
 @pytest.mark.parametrize("metric", ["diag", "full"])
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("K", [1, 3])
 def test_automatic_gradient_step(loss, metric, n_classes, K):
     X, y, groups = make_tasks(n_classes=n_classes)
     model = MAMLSVC(loss=loss, metric=metric, C=0.3, n_inner_steps=K, solver="gd", max_iter=5, tol=1e3)
@@ -917,8 +927,7 @@ def test_threads_change_nothing(alpha):
 @pytest.mark.parametrize("alpha", ["float", "array", "auto", "full"])
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("loss", SMOOTH)
-@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array], ids=["dense", "sparse"])
-@pytest.mark.parametrize("K", [1, 2])
+@pytest.mark.parametrize(("convert", "K"), [(np.asarray, 2), (sparse.csr_array, 1)], ids=["dense", "sparse"])
 def test_implicit_step_minimises_the_proximal_sum(loss, n_classes, convert, alpha, K):
     """Written out: argmin of mean_j loss(y_j z_j) + l2/2 norm(coef)^2 + (w' - w)'A^-1(w' - w) / 2, K times."""
     X, y, groups = make_tasks(n_classes=n_classes)
@@ -998,19 +1007,25 @@ def test_hinge_without_steps_has_nothing_to_adapt():
     assert_array_equal(model.partial_fit(X, y, groups=groups).classes_, [-1, 1])
 
 
-@pytest.mark.parametrize("adaptation", ["gradient", "implicit"])
-@pytest.mark.parametrize("metric", ["diag", "full"])
-@pytest.mark.parametrize("loss", SMOOTH)
+@pytest.mark.parametrize(
+    ("loss", "metric", "adaptation"),
+    [  # every pair of choices, not their product
+        ("squared_hinge", "diag", "implicit"),
+        ("squared_hinge", "full", "gradient"),
+        ("smooth_hinge", "diag", "gradient"),
+        ("smooth_hinge", "full", "implicit"),
+    ],
+)
 def test_learned_metric_and_weights_order_and_storage(loss, metric, adaptation):
     """Weights are repetition; the order of rows and tasks, the tasks' names, sparse or dense do not matter."""
-    X, y, groups = make_tasks(n_classes=3)
+    X, y, groups = make_tasks(n_classes=3, d=2)
     X = X * (np.random.default_rng(0).uniform(size=X.shape) < 0.7)
     weight = np.random.default_rng(1).integers(0, 4, size=len(X)).astype(float)
     weight[groups == 3] = 0
     order = np.random.default_rng(2).permutation(len(X))
     repeated = np.repeat(np.arange(len(X)), weight.astype(int))
     settings = {"loss": loss, "metric": metric, "adaptation": adaptation, "tol": 1e-7 if loss[1] == "m" else 1e-3}
-    settings |= {"max_iter": 12, "solver": "gd", "algorithm": "maml", "meta_step_size": 0.1}
+    settings |= {"max_iter": 4, "solver": "gd", "algorithm": "maml", "meta_step_size": 0.1}
 
     def fit(X, y, groups, sample_weight=None):
         model = MAMLSVC(**settings)
@@ -1100,7 +1115,7 @@ def test_partial_fit_learns_the_metric_of_all_rows(loss, n_classes):
     X, y, groups = make_tasks(n_classes=n_classes)
     weight = np.random.default_rng(0).uniform(0.1, 2, size=len(y))
     model, classes = MAMLSVC(loss=loss), np.unique(y)
-    for rows in np.array_split(np.random.default_rng(1).permutation(len(y)), 7):
+    for rows in np.array_split(np.random.default_rng(1).permutation(len(y)), 4):
         model.partial_fit(X[rows], y[rows], groups=groups[rows], sample_weight=weight[rows], classes=classes)
     expected = MAMLSVC(loss=loss, tol=1e3).fit(X, y, groups=groups, sample_weight=weight)
     assert np.max(expected.task_covariance_) > 0.01
