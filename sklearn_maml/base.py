@@ -52,8 +52,8 @@ _ONE_TASK = (
     "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
     "reach fit: use cross_validate(..., params={{'groups': g}}) or pipe.fit(X, y, step__groups=g), in a search over a "
     "Pipeline search.fit(X, y, groups=g, step__groups=g); or turn routing on, which always works: "
-    "sklearn.set_config(enable_metadata_routing=True). Where only X and y are handed on, as in a VotingRegressor, wrap it "
-    "in sklearn_maml.compose.GroupsFromColumn."
+    "sklearn.set_config(enable_metadata_routing=True). Where only X and y are handed on, as in a VotingRegressor, wrap "
+    "the estimator in sklearn_maml.compose.GroupsFromColumn."
 )
 _NO_PRIOR = (
     "inner_step_size='auto' could not learn how tasks differ from {} tasks with {} parameters: it takes more rows "

@@ -639,7 +639,7 @@ def test_groups_are_routed_to_what_predicts():
 def test_a_pipeline_that_ends_in_a_search_cannot_adapt(estimator):
     model = GroupsFromColumn(estimator, "firm").fit(FRAME, Y)
     assert model.predict(FRAME).shape == Y.shape
-    with pytest.raises(TypeError, match="cannot be told the rows. tasks, so that it would ignore"):
+    with pytest.raises(TypeError, match="cannot be told the rows' tasks, so that it would ignore"):
         model.adapt(FRAME, Y)
 
 

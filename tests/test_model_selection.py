@@ -23,7 +23,7 @@ from sklearn.model_selection import (
     cross_validate,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from statsmodels.datasets import grunfeld
 
 from sklearn_maml import MAMLSVC, MAMLRegressor
@@ -343,13 +343,16 @@ def test_ranking_of_those_who_know_one_class():
             assert_allclose(curve.scores["adapted"][2, 0, number], roc_auc_score(y[rows[6:]], z), rtol=1e-12)
 
 
+CURVED = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), MAMLRegressor(inner_step_size=STEP))
+
+
 def test_pipeline_keeps_its_transformers():
-    """The baselines stand in for the meta-learner alone: rows are scaled by what was learned from training rows."""
-    curve = adaptation_curve(PIPELINE, X, y, FIRM, n_support=[0, 1, 5], cv=2, scoring=MAE, n_repeats=1)
+    """The baselines stand in for the meta-learner alone: rows are transformed as was learned from training rows."""
+    curve = adaptation_curve(CURVED, X, y, FIRM, n_support=[0, 1, 5], cv=2, scoring=MAE, n_repeats=1)
 
     def scaled(learn):
         def learn_scaled(train):
-            scale = StandardScaler().fit(X[train]).transform
+            scale = clone(CURVED[:-1]).fit(X[train]).transform
             respond = learn(train, scale)
             return lambda A, b, Q: respond(scale(A) if len(b) else A, b, scale(Q))
 
@@ -357,7 +360,7 @@ def test_pipeline_keeps_its_transformers():
 
     folds = list(GroupKFold(2).split(X, y, FIRM))
     by_hand = partial(curve_by_hand, folds=folds, X=X)
-    maml = scaled(lambda train, scale: adapted(train, scale(X), model=PIPELINE[-1]))
+    maml = scaled(lambda train, scale: adapted(train, scale(X), model=CURVED[-1]))
     ridges = scaled(lambda train, scale: pooled(train, scale(X)))
     by_itself = scaled(lambda train, scale: alone(train))
     assert_allclose(curve.scores["adapted"], by_hand(maml, [0, 1, 5]), rtol=1e-10)
@@ -369,31 +372,27 @@ def test_column_of_tasks():
     """The column is no feature of the baselines either."""
     frame = FIRMS[[*FEATURES, "firm"]]
     how = {"n_support": [0, 1, 5], "cv": 2, "scoring": MAE, "n_repeats": 1}
-    bare = adaptation_curve(PIPELINE, X, y, FIRM, **how)
-    wrapped = adaptation_curve(GroupsFromColumn(PIPELINE, "firm"), frame, y, FIRM, **how)
+    bare = adaptation_curve(CURVED, X, y, FIRM, **how)
+    wrapped = adaptation_curve(GroupsFromColumn(CURVED, "firm"), frame, y, FIRM, **how)
     for name, scores in bare.scores.items():
         assert_allclose(wrapped.scores[name], scores, rtol=1e-10)
 
 
 def test_target_transformer():
     how = {"n_support": [1, 5], "cv": 2, "scoring": MAE, "n_repeats": 1}
-    model = TransformedTargetRegressor(MAMLRegressor(), transformer=StandardScaler())
-    curve = adaptation_curve(model, SCALED, y, FIRM, **how)
+    model = TransformedTargetRegressor(MAMLRegressor(), func=np.sinh, inverse_func=np.arcsinh)
+    curve = adaptation_curve(model, SCALED, y / 2, FIRM, **how)
 
-    def scaled(learn):
-        def learn_scaled(train):
-            target = StandardScaler().fit(y[train, None])
-            scaled_y = target.transform(y[:, None])[:, 0]
-            respond = learn(train, y=scaled_y)
-            return lambda A, b, Q: target.inverse_transform(respond(A, target.transform(b[:, None])[:, 0], Q)[:, None])[
-                :, 0
-            ]
+    def transformed(learn):
+        def learn_transformed(train):
+            respond = learn(train, y=np.sinh(y / 2))
+            return lambda A, b, Q: np.arcsinh(respond(A, np.sinh(b), Q))
 
-        return learn_scaled
+        return learn_transformed
 
-    by_hand = partial(curve_by_hand, sizes=[1, 5], folds=list(GroupKFold(2).split(X, y, FIRM)))
+    by_hand = partial(curve_by_hand, sizes=[1, 5], folds=list(GroupKFold(2).split(X, y, FIRM)), y=y / 2)
     for name, learn in {"adapted": adapted, "pooled": pooled, "alone": lambda train, y: alone(train)}.items():
-        assert_allclose(curve.scores[name], by_hand(scaled(learn)), rtol=1e-10)
+        assert_allclose(curve.scores[name], by_hand(transformed(learn)), rtol=1e-10)
 
 
 def test_curve_of_a_search():
@@ -401,8 +400,8 @@ def test_curve_of_a_search():
     how = {"n_support": [1, 5], "cv": 2, "scoring": MAE, "n_repeats": 1}
     scorer = FewShotScorer(MAE)
     grid = {"mamlregressor__l2_regularization": [0.1]}
-    curve = adaptation_curve(GridSearchCV(PIPELINE, grid, cv=GroupKFold(2), scoring=scorer), X, y, FIRM, **how)
-    best = clone(PIPELINE).set_params(mamlregressor__l2_regularization=0.1)
+    curve = adaptation_curve(GridSearchCV(CURVED, grid, cv=GroupKFold(2), scoring=scorer), X, y, FIRM, **how)
+    best = clone(CURVED).set_params(mamlregressor__l2_regularization=0.1)
     expected = adaptation_curve(best, X, y, FIRM, **how)
     for name, scores in expected.scores.items():
         assert_allclose(curve.scores[name], scores, rtol=1e-12)
