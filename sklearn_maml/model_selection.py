@@ -275,11 +275,9 @@ def _splits(cv, X, y, groups):
 def _models(estimator, baselines):
     """What is fitted to each fold, by name."""
     if not isinstance(baselines, Mapping):
-        # with its default scoring, the metadata routing of a fitted RidgeCV recurses for ever in scikit-learn 1.9
-        ridge = RidgeCV(np.logspace(-3, 3, 13), scoring="neg_mean_squared_error")
         linear = make_pipeline(
             StandardScaler(with_mean=False),  # for sparse data, too; the intercept takes care of the mean
-            LogisticRegression(max_iter=1000) if is_classifier(estimator) else ridge,
+            LogisticRegression(max_iter=1000) if is_classifier(estimator) else RidgeCV(np.logspace(-3, 3, 13)),
         )
         known = {"pooled": linear, "alone": _Refitted(linear)}
         unknown = [name for name in baselines if name not in known]

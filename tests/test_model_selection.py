@@ -23,7 +23,7 @@ from sklearn.model_selection import (
     cross_validate,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from statsmodels.datasets import grunfeld
 
 from sklearn_maml import MAMLSVC, MAMLRegressor
@@ -343,7 +343,7 @@ def test_ranking_of_those_who_know_one_class():
             assert_allclose(curve.scores["adapted"][2, 0, number], roc_auc_score(y[rows[6:]], z), rtol=1e-12)
 
 
-CURVED = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), MAMLRegressor(inner_step_size=STEP))
+CURVED = make_pipeline(StandardScaler(), FunctionTransformer(np.tanh), MAMLRegressor(inner_step_size=STEP))
 
 
 def test_pipeline_keeps_its_transformers():
@@ -407,9 +407,8 @@ def test_curve_of_a_search():
         assert_allclose(curve.scores[name], scores, rtol=1e-12)
 
 
-@pytest.mark.parametrize("make", [sparse.csr_array, sparse.csc_matrix])
-def test_sparse_rows(make):
-    rows = make(np.where(SCALED > 0, SCALED, 0.0))
+def test_sparse_rows():
+    rows = sparse.csc_array(np.where(SCALED > 0, SCALED, 0.0))
     how = {"n_support": [1, 5], "cv": 2, "scoring": MAE, "n_repeats": 1}
     curve = adaptation_curve(MAMLRegressor(), rows, y, FIRM, **how)
     rows = sparse.csr_array(rows)
@@ -489,10 +488,10 @@ def test_tasks_that_are_held_out_twice():
     times = np.sum([np.isin(np.unique(FIRM), FIRM[test]) for _, test in folds], axis=0)
     assert times.min() > 0
     assert times.max() > 1
-    how = {"n_support": [0, 3], "scoring": MAE, "n_repeats": 2, "baselines": ["pooled"]}
+    how = {"n_support": [0, 3], "scoring": MAE, "n_repeats": 1, "baselines": ["pooled"]}
     curve = adaptation_curve(MAMLRegressor(), SCALED, y, FIRM, cv=cv, **how)
-    assert_allclose(curve.scores["adapted"], curve_by_hand(adapted, [0, 3], folds, n_repeats=2), rtol=1e-12)
-    assert_allclose(curve.scores["pooled"], curve_by_hand(pooled, [0, 3], folds, n_repeats=2), rtol=1e-12)
+    assert_allclose(curve.scores["adapted"], curve_by_hand(adapted, [0, 3], folds), rtol=1e-12)
+    assert_allclose(curve.scores["pooled"], curve_by_hand(pooled, [0, 3], folds), rtol=1e-12)
 
 
 def test_tasks_that_are_never_held_out():
@@ -560,15 +559,14 @@ def test_estimator_without_adapt():
         adaptation_curve(Ridge(), SCALED, y, FIRM, n_support=[0, 2])
 
 
-@pytest.mark.parametrize("routing", [True, False])
-def test_routing_makes_no_difference(routing):
+def test_routing_makes_no_difference():
     how = {"n_support": [0, 3], "cv": 2, "scoring": MAE, "n_repeats": 1}
-    with config_context(enable_metadata_routing=not routing):
-        expected = adaptation_curve(PIPELINE, X, y, FIRM, **how)
-    with config_context(enable_metadata_routing=routing):
-        curve = adaptation_curve(PIPELINE, X, y, FIRM, **how)
-    for name, scores in expected.scores.items():
-        assert_array_equal(curve.scores[name], scores)
+    curves = []
+    for routing in True, False:
+        with config_context(enable_metadata_routing=routing):
+            curves.append(adaptation_curve(PIPELINE, X, y, FIRM, **how))
+    for name, scores in curves[0].scores.items():
+        assert_array_equal(curves[1].scores[name], scores)
 
 
 def test_several_processes():
