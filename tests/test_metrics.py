@@ -505,7 +505,7 @@ def test_frames(lib):
 
 
 def test_column_of_a_polars_frame():
-    rows = pl.from_pandas(FIRMS[[*FEATURES, "firm"]])
+    rows = pl.DataFrame(FIRMS[[*FEATURES, "firm"]].to_dict("list"))
     model = GroupsFromColumn(make_pipeline(StandardScaler(), MAMLRegressor()), "firm").fit(rows.filter(~NEW), y[~NEW])
     score = FewShotScorer(MAE, groups="firm")(model, rows.filter(NEW), y[NEW])
     _, respond, *new = fitted("pipeline")

@@ -172,7 +172,7 @@ def test_held_out_tasks_do_not_touch_the_fit():
 
 @pytest.mark.parametrize("lib", [pd, pl], ids=["pandas", "polars"])
 def test_frames(lib):
-    frame = FIRMS[FEATURES] if lib is pd else pl.from_pandas(FIRMS[FEATURES])
+    frame = FIRMS[FEATURES] if lib is pd else pl.DataFrame(FIRMS[FEATURES].to_dict("list"))
     scores = cross_validate_tasks(PIPELINE, frame, lib.Series(y), lib.Series(FIRM), cv=2, scoring=MAE)
     expected = [fold_by_hand(*fold) for fold in GroupKFold(2).split(X, y, FIRM)]
     assert_allclose(scores["test_score"], expected, rtol=1e-11)
