@@ -1,0 +1,556 @@
+"""What is proved of a fitted meta-learner: which theorems apply, and how far the returned point is from the minimum."""
+
+import textwrap
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
+
+from ._validation import check_inner_step_size
+from .base import BiMAMLMixin
+from .meta import MAMLLoss, adapt
+from .steps import EulerStep, inner_step
+from .tasks import LARGEST_MATRIX, LinearTasks, QuadraticTasks
+from .theory import (
+    Constants,
+    gradient_deviation,
+    gradient_deviation_rate,
+    hessian_bounds,
+    minimum_curvature,
+    rows_of,
+    step_bound_3_6,
+    step_bound_3_8,
+    step_bound_3_9,
+    step_bound_4_1,
+    task_constants,
+    third_derivative_bound,
+)
+from .training import SHOTS, ZERO_SHOT
+
+HOLDS, FAILS, OPEN, NOT_APPLICABLE = "holds", "fails", "not decided", "not applicable"
+
+_DIRECT = "direct, F is quadratic"
+_ONE_STEP = "F(w) = mean_i f_i(w - alpha grad f_i(w))"
+_DIFFERENCES = 1e-6
+"""Relative accuracy that is granted to a Hessian by central differences; they reach about 1e-9."""
+
+
+class Certificate(Mapping):
+    """Lines of a certificate by name; printed, a table.
+
+    Each line is a dict: "status" ("holds", "fails", "not decided" or "not applicable"), "finding" (what was found, or
+    the reason), "source" (theorem or argument) and "values" (dict of str to float). A theorem that "fails" is one whose
+    premise fails, which does not make its conclusion wrong; "not decided" is where neither was proved.
+
+    Parameters
+    ----------
+    lines : dict of str to dict
+        The lines.
+    """
+
+    def __init__(self, lines: dict[str, dict[str, Any]]):
+        self._lines = lines
+
+    def __getitem__(self, name):
+        return self._lines[name]
+
+    def __iter__(self):
+        return iter(self._lines)
+
+    def __len__(self):
+        return len(self._lines)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """As plain dictionaries of strings and numbers.
+
+        Returns
+        -------
+        lines : dict of str to dict
+            A copy.
+        """
+        return {name: {**line, "values": dict(line["values"])} for name, line in self.items()}
+
+    def __str__(self):
+        rows = [("", "status", "finding", "source")]
+        rows += [(name, line["status"], line["finding"], line["source"]) for name, line in self.items()]
+        widths = [max(len(row[i]) for row in rows) for i in (0, 1)] + [58, 24]
+        table = []
+        for row in rows:
+            cells = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
+            for i in range(max(map(len, cells))):
+                line = (cell[i] if i < len(cell) else "" for cell in cells)
+                table.append("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        return "\n".join(table)
+
+    __repr__ = __str__
+
+
+def certificate(
+    estimator: Any,
+    X: Any,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> Certificate:
+    """State what can be proved of a fitted meta-learner, on the rows that it was fitted to.
+
+    Which of the Assumptions 3.2 to 3.5 of Xu, Chen & Karbasi (2021) hold, the inner step size against the bounds of
+    Theorems 3.6, 3.8, 3.9 and 4.1, the curvature of F at the returned point, and whether that point is provably near a
+    minimum, and the minimum, of F. The theorems are about one explicit step with one number as `inner_step_size`. With
+    the learned metric, implicit or several steps they are not applicable; but with the squared loss F is one quadratic,
+    and what is said of the minimum holds in any case.
+
+    Parameters
+    ----------
+    estimator : object
+        A fitted meta-learner, as `fit` left it: :class:`~sklearn_maml.MAMLRegressor`, :class:`~sklearn_maml.MAMLSVC` or
+        another subclass of :class:`~sklearn_maml.BiMAMLMixin`. Of a Pipeline or a search take the one inside, and the
+        rows as it gets them.
+    X, y, groups, sample_weight :
+        The rows that it was fitted to.
+
+    Returns
+    -------
+    certificate : Certificate
+        A mapping of line names to dicts; ``print(certificate)`` is a table.
+
+    Raises
+    ------
+    TypeError
+        If `estimator` is no such meta-learner.
+    ValueError
+        If slope or curvature of its loss jumps (hinge, squared hinge, Huber), so that Assumptions 3.2 and 3.5 fail; or
+        if it has more than 2000 parameters.
+
+    Notes
+    -----
+    Proofs are up to rounding for the squared loss: what rounding can do is bounded, generously, and taken off. For
+    other losses the constants L, mu and kappa rest on bounds of the pointwise loss that are found by probing it, see
+    :func:`~sklearn_maml.theory.pointwise_bounds`; the findings say so.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml import MAMLRegressor
+    >>> from sklearn_maml.certificate import certificate
+    >>> rng = np.random.default_rng(0)
+    >>> X, y, groups = rng.normal(size=(60, 2)), rng.normal(size=60), np.repeat(np.arange(3), 20)
+    >>> model = MAMLRegressor(inner_step_size=0.05, fit_intercept=False).fit(X, y, groups=groups)
+    >>> proved = certificate(model, X, y, groups)
+    >>> proved["theorem 3.9"]["status"], proved["global minimum"]["status"]
+    ('holds', 'holds')
+    >>> proved["global minimum"]["values"]["distance"] < 1e-12
+    True
+    """
+    if not isinstance(estimator, BiMAMLMixin):
+        raise TypeError(
+            f"a certificate needs a meta-learner that has a task_loss, got {type(estimator).__name__}: of a Pipeline "
+            "or a search pass the fitted meta-learner inside, and X as it gets it"
+        )
+    check_is_fitted(estimator)
+    X, y, weight, codes, _ = estimator._check_rows(X, y, groups, sample_weight, reset=False)
+    rows = estimator._task_rows(X, y, weight, codes)
+    if rows.n_parameters > LARGEST_MATRIX:
+        raise ValueError(f"a certificate takes d x d matrices, too large for {rows.n_parameters} parameters")
+    stacks = [build() for _, build in rows.stacks(estimator._structure(rows))]
+    constants = task_constants(stacks)
+    step_size = check_inner_step_size(estimator.inner_step_size, rows.n_parameters)
+    prior = estimator._prior if estimator._learns_prior() else None
+    n_steps = estimator.n_inner_steps
+    steps = [inner_step(tasks, step_size, estimator.adaptation, prior, SHOTS) for tasks in stacks] if n_steps else []
+    zero_shot = 0.0 if prior is None else ZERO_SHOT
+    F = MAMLLoss(stacks, n_steps=n_steps, steps=steps, zero_shot=zero_shot, structure=_structure(stacks))
+    no_theorem = _out_of_theory(estimator)
+    no_flow = "algorithm='fomaml' does not follow the gradient of F" if estimator.algorithm == "fomaml" else ""
+    switch_tol = estimator.switch_tol_ if estimator.algorithm == "bimaml" else None
+    prover = _Prover(F, estimator._parameters(), constants, rows.sizes.max(), None if no_theorem else step_size)
+    return prover.certificate(_objective(estimator, prior), no_theorem, no_flow, switch_tol)
+
+
+def certify(
+    stacks: list,
+    w: np.ndarray,
+    inner_step_size: float,
+    *,
+    switch_tol: float | None = None,
+    constants: Constants | None = None,
+) -> Certificate:
+    """State what can be proved of a point w and F(w) = mean f_i(w - alpha grad f_i(w)), for any tasks.
+
+    Parameters
+    ----------
+    stacks : list of tasks
+        Stacks, of any kind that has a shape (m, d, k) and the method ``expand``.
+    w : ndarray of shape (d, k)
+        The point.
+    inner_step_size : float
+        alpha.
+    switch_tol : float, default=None
+        eps0 of Theorem 4.1.
+    constants : Constants, default=None
+        The constants of the tasks; None computes them, which takes tasks with rows and a loss.
+
+    Returns
+    -------
+    certificate : Certificate
+        The same lines as :func:`certificate`.
+    """
+    constants = task_constants(stacks) if constants is None else constants
+    steps = [EulerStep(lambda V: inner_step_size * V, longest=inner_step_size)] * len(stacks)
+    F = MAMLLoss(stacks, n_steps=1, steps=steps, structure=_structure(stacks))
+    n_terms = max(tasks.X.shape[1] if isinstance(tasks, LinearTasks) else tasks.shape[1] for tasks in stacks)
+    return _Prover(F, w, constants, n_terms, inner_step_size).certificate(_ONE_STEP, "", "", switch_tol)
+
+
+class _Prover:
+    """What can be proved of F at w.
+
+    Parameters
+    ----------
+    F : MAMLLoss
+        The function; its structure is "quadratic" or "smooth".
+    w : ndarray of shape (d, k)
+        The point.
+    constants : Constants
+        Of the tasks.
+    n_terms : int
+        Largest number of rows of a task: the terms of the longest sums that were rounded.
+    alpha : float or None
+        The inner step size, if the theorems are about F.
+    """
+
+    def __init__(self, F, w, constants, n_terms, alpha):
+        self.F, self.w, self.constants, self.alpha = F, w, constants, alpha
+        self.f = MAMLLoss(F.stacks, structure=F.structure)
+        self.quadratic = F.structure == "quadratic"
+        self.unit = np.finfo(float).eps * (n_terms + 10 * len(w))
+        self.lines = {}
+
+    def certificate(self, objective, no_theorem, no_flow, switch_tol):
+        """All lines. The reasons say why no theorem, or none about a flow, is applicable; empty if they are."""
+        self.lines["objective"] = _line("", objective, "(1.1)")
+        self.gradient_f, self.gradient_F = (float(np.linalg.norm(g.gradient(self.w))) for g in (self.f, self.F))
+        self._assumptions()
+        self._theorems(no_theorem, no_flow, switch_tol)
+        self._landscape()
+        return Certificate(self.lines)
+
+    def _assumptions(self):
+        L, mu, kappa, sigma, exact = self.constants
+        how = "exact" if exact else "proof, given numerical bounds of the pointwise loss"
+        finite = HOLDS if np.isfinite(L) else FAILS
+        self.lines["assumption 3.2"] = _line(finite, f"smooth: L = {L:.4g} ({how})", "Assumption 3.2", L=L)
+        if mu > self.unit * L:
+            status, finding = HOLDS, f"strongly convex: mu = {mu:.4g} ({how})"
+        elif exact:
+            status, finding = FAILS, "strongly convex: mu is zero, to rounding, for a task"
+        else:
+            status, finding = OPEN, "strongly convex: nothing but mu >= 0 is proved; a penalty on every parameter helps"
+        self.lines["assumption 3.3"] = _line(status, finding, "Assumption 3.3", mu=mu)
+        here = gradient_deviation(self.F.stacks, self.w)
+        values = {"sigma": sigma, "sigma_here": here}
+        finding = f"gradient variance: sigma = {sigma:.4g} everywhere, {here:.4g} at this point"
+        status = HOLDS
+        if not np.isfinite(sigma):
+            status = FAILS if self.quadratic else OPEN
+            why = "the tasks' Hessians differ" if self.quadratic else "no bound was found"
+            finding = f"gradient variance: unbounded, as {why}; sigma = {here:.4g} at this point"
+            if not self.quadratic:
+                finding = f"gradient variance: {why}; sigma = {here:.4g} at this point"
+            values["rate"] = gradient_deviation_rate(self.F.stacks, self.w)
+            finding += f", and at most {values['rate']:.4g} times the distance more around it"
+        self.lines["assumption 3.4"] = _line(status, finding, "Assumption 3.4", **values)
+        finite = HOLDS if np.isfinite(kappa) else FAILS
+        self.lines["assumption 3.5"] = _line(
+            finite, f"Lipschitz Hessian: kappa = {kappa:.4g} ({how})", "Assumption 3.5"
+        )
+        self.lines["assumption 3.5"]["values"]["kappa"] = kappa
+
+    def _theorems(self, no_theorem, no_flow, switch_tol):
+        no_phases = "" if switch_tol is not None else "there is no switch_tol: F was descended from the start"
+        about = {
+            "3.6": ("the MAML flow converges linearly from any start", no_theorem or no_flow),
+            "3.8": (f"mu/8 <= Hess F <= 9L/8 where norm(grad F) <= {self.gradient_F:.3g}, as here", no_theorem),
+            "3.9": ("F has one critical point, its global minimum", no_theorem),
+            "4.1": ("the BI-MAML flow converges linearly from any start", no_theorem or no_flow or no_phases),
+        }
+        missing = self._missing()
+        for name, (claim, reason) in about.items():
+            source = f"Theorem {name}"
+            if reason:
+                line = _line(NOT_APPLICABLE, reason, source)
+            elif missing:
+                line = _line(*missing, source)
+            else:
+                bound, K = self._bound(name, switch_tol)
+                line = self._against(bound, K, claim, source, strict=name in ("3.6", "4.1"))
+            self.lines[source.lower()] = line
+
+    def _bound(self, name, switch_tol):
+        """A theorem's bound of alpha, and up to which norm of grad F its proof relies on Theorem 3.8."""
+        L, mu, kappa, sigma, _ = self.constants
+        if name == "3.6":
+            return step_bound_3_6(L, mu, kappa, sigma), (9 / np.sqrt(mu) + 5) * sigma / 4
+        if name == "3.8":
+            return step_bound_3_8(L, mu, kappa, sigma, self.gradient_F), self.gradient_F
+        if name == "3.9":
+            return step_bound_3_9(L, mu, kappa, sigma), None
+        return step_bound_4_1(L, mu, kappa, sigma, switch_tol), (9 * switch_tol + 5 * sigma) / 4
+
+    def _missing(self):
+        """Status and reason if an assumption of the theorems is missing; without kappa they need no sigma."""
+        needed = ["3.2", "3.3", "3.5"] if self.constants.kappa == 0 else ["3.2", "3.3", "3.4", "3.5"]
+        for status in (FAILS, OPEN):
+            for name in needed:
+                if self.lines[f"assumption {name}"]["status"] == status:
+                    verb = "fails" if status == FAILS else "is not decided"
+                    return (NOT_APPLICABLE if status == FAILS else OPEN), f"Assumption {name} {verb}"
+        return None
+
+    def _against(self, bound, K, claim, source, strict):
+        """A line on alpha against the bound of a theorem that, unless K is None, relies on Theorem 3.8 with this K."""
+        L, mu, kappa, sigma, exact = self.constants
+        below = self.alpha < bound if strict else self.alpha <= bound
+        values = {"inner_step_size": self.alpha, "bound": bound}
+        comparison = f"alpha = {self.alpha:.4g}, bound {bound:.4g}"
+        if not below:
+            return _line(FAILS, f"{comparison}: too long for it to say that {claim}", source, **values)
+        if kappa and K is not None and hessian_bounds(self.alpha, L, mu, kappa, sigma, K)[0] < mu / 8:
+            finding = f"{comparison}, but our proof of Theorem 3.8 does not reach beyond 1/(4L) = {1 / (4 * L):.4g}"
+            return _line(OPEN, f"{finding}: {claim}, if the theorem holds as printed", source, **values)
+        note = "" if exact else " (numerical L, mu, kappa)"
+        if not np.isfinite(sigma):
+            note = " (kappa = 0: the bound needs no sigma)"
+        return _line(HOLDS, f"{comparison}: {claim}{note}", source, **values)
+
+    def _landscape(self):
+        H = _matrix(self.F, self.w)
+        eigenvalues = np.linalg.eigvalsh((H + H.mT) / 2)
+        low, high = float(eigenvalues.min()), float(eigenvalues.max())
+        error = self.unit * self._size() if self.quadratic else _DIFFERENCES * max(abs(low), abs(high))
+        status = HOLDS if low > error else FAILS if low < -error else OPEN
+        how = "of the one quadratic F" if self.quadratic else "at this point, by differences of the gradient"
+        self.lines["curvature"] = _line(
+            status,
+            f"eigenvalues of Hess F from {low:.4g} to {high:.4g}, {how}, within {error:.1e}",
+            _DIRECT if self.quadratic else "computed, not proved",
+            smallest=low,
+            largest=high,
+            error=error,
+        )
+        self.gradient_error = self.unit * self._gradient_size()
+        steep = self.gradient_F + self.gradient_error
+        self.lines["stationary"] = _line(
+            "",
+            f"norm(grad F) = {self.gradient_F:.3g} +- {self.gradient_error:.1e}, norm(grad f) = {self.gradient_f:.3g}",
+            "computed",
+            norm_grad_F=self.gradient_F,
+            norm_grad_f=self.gradient_f,
+            error=self.gradient_error,
+        )
+        if self.quadratic:
+            self._one_quadratic(low, error, steep)
+        else:
+            self._around_here(low, error, steep)
+            self._everywhere(steep)
+
+    def _one_quadratic(self, low, error, steep):
+        """F is one quadratic: strongly convex everywhere, or nowhere."""
+        if low > error:
+            curvature, distance = low - error, steep / (low - error)
+            self.lines["strongly convex"] = _line(
+                HOLDS, f"everywhere, with constant {curvature:.4g}", _DIRECT, constant=curvature, radius=np.inf
+            )
+            for name in ("minimum nearby", "global minimum"):
+                self.lines[name] = _line(
+                    HOLDS, f"the only minimum of F is within {distance:.3g}", _DIRECT, distance=distance
+                )
+            return
+        found = "F is flat in some direction, to rounding: it is convex, but a minimum need not be near or unique"
+        self.lines["strongly convex"] = _line(OPEN, "Hess F is singular, to rounding", _DIRECT)
+        for name in ("minimum nearby", "global minimum"):
+            self.lines[name] = _line(OPEN, found, _DIRECT)
+
+    def _around_here(self, low, error, steep):
+        """Strong convexity in a ball around w, from kappa and L alone.
+
+        Within distance p of w, Hess F changes by at most s p, s = kappa (2 a alpha L + a^3 + a alpha L) with
+        a >= norm(I - alpha Hess f_i), of which the last term bounds norm(grad f_i) after adaptation.
+        """
+        L, mu, kappa, _, exact = self.constants
+        source = "Hess F = mean A_i H_i A_i - third derivatives"
+        if self.alpha is None:
+            reason = "no bound of the third derivatives is known for this adaptation"
+            for name in ("strongly convex", "minimum nearby"):
+                self.lines[name] = _line(OPEN, reason, source)
+            return
+        if low < -error:
+            self.lines["strongly convex"] = _line(FAILS, f"Hess F has the eigenvalue {low:.4g} here", "computed")
+            self.lines["minimum nearby"] = _line(OPEN, "F is not convex here", source)
+            return
+        alpha, stacks = self.alpha, self.F.stacks
+        gradients = []
+        for tasks, step in zip(stacks, self.F.steps, strict=True):
+            W, _ = adapt(tasks, np.broadcast_to(self.w, tasks.shape), step, 1)
+            gradients.append(tasks.gradient(W))
+        without = _matrix(MAMLLoss(stacks, n_steps=1, steps=self.F.steps, structure="differentiable"), self.w)
+        if all(isinstance(tasks, LinearTasks) for tasks in stacks):
+            third = third_derivative_bound(stacks, gradients)
+        else:
+            third = kappa * np.mean(np.linalg.norm(np.concatenate(gradients), axis=(1, 2))) * np.eye(len(self.w))
+        smallest, here = (float(np.linalg.eigvalsh((H + H.mT) / 2).min()) for H in (without, without - alpha * third))
+        a = max(1 - alpha * mu, alpha * L - 1)
+        here -= self.unit * L * max(1.0, a) ** 2
+        change = kappa * (3 * a * alpha * L + a**3)
+        note = "" if exact else " (numerical kappa and L)"
+        if not here > 0:
+            reason = (
+                f"third derivatives may outweigh the rest: it has {smallest:.3g}, they may take {smallest - here:.3g}"
+            )
+            for name in ("strongly convex", "minimum nearby"):
+                self.lines[name] = _line(OPEN, reason, source)
+            return
+        radius = here / change if change else np.inf
+        self.lines["strongly convex"] = _line(
+            HOLDS,
+            f"here, with constant {here:.4g}, and within {radius:.3g}{note}",
+            source,
+            constant=here,
+            radius=radius,
+        )
+        rest = here**2 - 4 * change * steep
+        if rest < 0:
+            self.lines["minimum nearby"] = _line(OPEN, "the gradient is too large for the ball of convexity", source)
+            return
+        distance = 2 * steep / (here + np.sqrt(rest))
+        found = f"F has one minimum within {distance:.3g}, and no other within {radius:.3g}{note}"
+        self.lines["minimum nearby"] = _line(HOLDS, found, source, distance=distance)
+
+    def _everywhere(self, steep):
+        """A global minimum, by the argument of Theorem 3.9."""
+        L, mu, kappa, sigma, exact = self.constants
+        source = "argument of Theorem 3.9"
+        missing = self._missing()
+        if self.alpha is None or missing:
+            reason = "the theorems are not about this adaptation" if self.alpha is None else missing[1]
+            self.lines["global minimum"] = _line(OPEN, reason, source)
+            return
+        curvature = minimum_curvature(self.alpha, L, mu, kappa, sigma, self.gradient_f)
+        if not curvature > 0:
+            found = "not proved that F has one critical point only: alpha is too long, or this point too far out"
+            self.lines["global minimum"] = _line(OPEN, found, source)
+            return
+        distance = steep / curvature
+        note = "" if exact else " (numerical kappa, L, mu)"
+        found = f"the only critical point of F, its global minimum, is within {distance:.3g}{note}"
+        self.lines["global minimum"] = _line(HOLDS, found, source, distance=distance, constant=curvature)
+
+    def _size(self):
+        """How large the numbers may be that Hess F is the sum of: their rounding errors do not cancel."""
+        return self.constants.L * (self._inflation + self.F.zero_shot)
+
+    def _gradient_size(self):
+        """The same for grad F."""
+        slopes = max(np.max(_size_of_gradients(tasks, self.w, self.constants.L)) for tasks in self.F.stacks)
+        return self._size() * np.linalg.norm(self.w) + (self._inflation + self.F.zero_shot) * slopes
+
+    @cached_property
+    def _inflation(self):
+        """Bound of norm(I - P_i H_i)^2K, if more than 1: what adaptation may multiply rounding errors with."""
+        if self.alpha is not None:
+            longest = self.alpha * self.constants.L - 1
+        elif self.quadratic and self.F.n_steps:
+            parts = zip(self.F.stacks, self.F.steps, strict=True)
+            longest = max(_norm_of_correction(tasks, step, self.w) for tasks, step in parts)
+        else:
+            longest = 1.0
+        return max(1.0, longest) ** (2 * self.F.n_steps)
+
+
+def _norm_of_correction(tasks, step, w):
+    """Largest Frobenius norm of I - P_i H_i, for quadratic tasks."""
+    m, d, _ = tasks.shape
+    _, [(hessp, product)] = adapt(tasks, np.broadcast_to(w, tasks.shape), step, 1)
+    squares = np.zeros(m)
+    for e in np.eye(d)[..., None]:
+        squares += np.sum((e - product(hessp(np.broadcast_to(e, (m, d, 1))))) ** 2, axis=(1, 2))
+    return float(np.sqrt(squares.max()))
+
+
+def _size_of_gradients(tasks, w, L):
+    """Sum of the absolute values that each grad f_i(w) is the sum of, or a bound."""
+    if isinstance(tasks, QuadraticTasks):
+        return np.sqrt(2 * len(w) * L * tasks.b.sum(axis=1))  # |x_j y_j| by Cauchy and Schwarz; the rest is L norm(w)
+    if not isinstance(tasks, LinearTasks):
+        return np.linalg.norm(tasks.gradient(np.broadcast_to(w, tasks.shape)), axis=(1, 2))
+    sizes = []
+    for part, X in rows_of(tasks):
+        slope = np.linalg.norm(tasks.loss(tasks.Y[part], X @ w)[1], axis=2)
+        sizes.append(np.sum(tasks.S[part][..., 0] * slope * np.linalg.norm(X, axis=2), axis=1))
+    return np.concatenate(sizes)
+
+
+def _matrix(function, w):
+    """Hess at w, of shape (1 or k, d, d): one block for each output, which have nothing to do with one another."""
+    d, k = w.shape
+    product = function.expand(w)[2]
+    if function.structure == "quadratic":
+        return np.concatenate([product(e) for e in np.eye(d)[..., None]], axis=1)[None]
+    columns = np.stack([product(np.repeat(e, k, axis=1)) for e in np.eye(d)[..., None]], axis=1)
+    return np.moveaxis(columns, -1, 0)
+
+
+def _structure(stacks):
+    """What MAMLLoss may assume of tasks with two derivatives."""
+    return "quadratic" if all(map(_is_quadratic, stacks)) else "smooth"
+
+
+def _is_quadratic(tasks):
+    if isinstance(tasks, LinearTasks):
+        return np.ndim(tasks.loss(tasks.Y[:1], np.zeros_like(tasks.Y[:1]))[2]) == 0
+    return isinstance(tasks, QuadraticTasks)
+
+
+def _line(status, finding, source, **values):
+    return {
+        "status": status,
+        "finding": finding,
+        "source": source,
+        "values": {key: float(number) for key, number in values.items()},
+    }
+
+
+def _objective(estimator, prior):
+    """F in words."""
+    if not estimator.n_inner_steps:
+        return "F = f, the mean loss: n_inner_steps=0"
+    if estimator.adaptation == "gradient" and _is_number(estimator.inner_step_size) and estimator.n_inner_steps == 1:
+        return _ONE_STEP
+    kind = {"gradient": "explicit", "implicit": "implicit"}[estimator.adaptation]
+    size = "of the given size"
+    if isinstance(estimator.inner_step_size, str):
+        size = "in the learned metric" if prior is not None else "of size 1/(2 L_i)"
+    rest = f" + f(w) * {ZERO_SHOT}" if prior is not None else ""
+    return f"F(w) = mean_i f_i(w after {estimator.n_inner_steps} {kind} step(s) {size}){rest}"
+
+
+def _out_of_theory(estimator):
+    """Why the theorems are not about this F; empty if they are."""
+    if not estimator.n_inner_steps:
+        return "n_inner_steps=0: there is no adaptation, F is f"
+    if estimator.n_inner_steps > 1:
+        return f"n_inner_steps={estimator.n_inner_steps}: the theorems are about one step"
+    if estimator.adaptation != "gradient":
+        return f"adaptation={estimator.adaptation!r}: the theorems are about an explicit step"
+    if isinstance(estimator.inner_step_size, str):
+        return "inner_step_size='auto': the theorems are about one number alpha for all tasks and parameters"
+    if not _is_number(estimator.inner_step_size):
+        return "inner_step_size is an array: the theorems are about one number alpha for all parameters"
+    return ""
+
+
+def _is_number(step_size):
+    return not isinstance(step_size, str) and np.ndim(step_size) == 0
