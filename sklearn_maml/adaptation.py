@@ -35,7 +35,7 @@ def adapt(estimator, X, y, groups=None, sample_weight=None):
     Raises
     ------
     TypeError
-        If there is no ``adapt`` inside.
+        If there is no ``adapt`` inside, or it does not return a new estimator.
 
     Examples
     --------
@@ -52,7 +52,10 @@ def adapt(estimator, X, y, groups=None, sample_weight=None):
     """
     if callable(getattr(estimator, "adapt", None)):
         given = {"groups": groups, "sample_weight": sample_weight}
-        return estimator.adapt(X, y, **{name: value for name, value in given.items() if value is not None})
+        new = estimator.adapt(X, y, **{name: value for name, value in given.items() if value is not None})
+        if new is None or new is estimator:
+            raise TypeError(f"{type(estimator).__name__}.adapt must return a new estimator and leave this one as it is")
+        return new
     check_is_fitted(estimator)
     name, inner = _contained(estimator)
     if inner is None:
@@ -80,6 +83,12 @@ def can_adapt(estimator):
     return inner is not None and can_adapt(inner)
 
 
+def contains_one_that_adapts(estimator):
+    """Whether a parameter, at whatever depth, is an estimator that can adapt."""
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    return any(callable(getattr(inner, "adapt", None)) for inner in params.values())
+
+
 def _contained(estimator):
     """The fitted estimator that this one hands its rows to, and its name; two times None if there is none."""
     if isinstance(estimator, Pipeline):
@@ -103,14 +112,14 @@ def fit_by_task(estimator, X, y, groups, sample_weight=None):
     with config_context(enable_metadata_routing=True):
         metadata = {"groups": groups} if _takes_groups(estimator, "fit") else {}
         if sample_weight is not None:
-            _request_weights(estimator)
+            request_weights(estimator)
             metadata["sample_weight"] = sample_weight
         return estimator.fit(X, y, **metadata)
 
 
-def _request_weights(estimator):
-    """Let weights reach everything in a container that takes them, unless its owner has decided otherwise."""
-    for inner in estimator.get_params(deep=True).values():
+def request_weights(estimator):
+    """Let weights reach an estimator, and all in it that takes them, unless its owner has decided otherwise."""
+    for inner in (estimator, *estimator.get_params(deep=True).values()):
         routing = get_routing_for_object(inner)
         if not isinstance(routing, MetadataRequest):
             if hasattr(inner, "set_score_request"):  # scikit-learn < 1.8: a search asks the container, not its parts

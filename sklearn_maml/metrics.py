@@ -18,7 +18,7 @@ from sklearn.utils.metadata_routing import UNUSED
 
 from ._sklearn import DocLinkMixin, Interval, StrOptions, safe_indexing
 from ._validation import check_weight
-from .adaptation import adapt, can_adapt, fit_by_task, respond_by_task, responds_by_task
+from .adaptation import adapt, can_adapt, contains_one_that_adapts, fit_by_task, respond_by_task, responds_by_task
 from .columns import ids_of_rows
 from .groups import encode_groups
 
@@ -45,7 +45,7 @@ class FewShotScorer(DocLinkMixin, BaseEstimator):
         What to score a task's query with, as in scikit-learn: a name, such as "neg_mean_squared_error", a callable
         ``scorer(estimator, X, y)``, or several of them, of which the scorer then returns a dict. None is "accuracy" for
         classifiers and "r2" for others. R^2 compares with the mean of the task's own query: where queries have few rows
-        prefer an error.
+        prefer an error. Where several scores may fail in a search, it needs ``error_score="raise"``.
     n_support : int, default=5
         Number of rows of a task to adapt from. 0 scores all rows without adaptation.
     n_repeats : int, default=1
@@ -58,11 +58,11 @@ class FewShotScorer(DocLinkMixin, BaseEstimator):
         What to do with an estimator that cannot adapt, so that it is scored on the same rows: "predict" scores it as it
         is, "refit" a clone of it that is fitted to the support alone.
     on_small_task : {"raise", "skip"}, default="raise"
-        What to do about tasks with no rows left for a query, or a single one on which `scoring` is not defined:
-        raise an error, or leave them out and warn.
+        What to do about tasks with no rows left for a query, or a query of one row or one class on which `scoring` is
+        NaN: raise an error, or leave them out and warn.
     random_state : int, RandomState instance or None, default=0
-        Seed of the draws. A task's draw depends on the seed, its id and its own rows in their order, whatever other
-        tasks there are and wherever its rows are.
+        Seed of the draws; with an int all calls draw the same. A task's draw depends on the seed, its id (what ``repr``
+        says of it) and its own rows in their order, whatever other tasks there are and wherever its rows are.
 
     See Also
     --------
@@ -174,7 +174,7 @@ class FewShotScorer(DocLinkMixin, BaseEstimator):
         """
         self._validate_params()
         X, y = indexable(X, y)
-        y = np.asarray(y)
+        y = targets(estimator, y)
         if groups is None:
             groups = self._own_groups(X)
         if sample_weight is not None:
@@ -196,6 +196,10 @@ class FewShotScorer(DocLinkMixin, BaseEstimator):
         means = {name: float(np.mean([each[name] for each in totals])) for name in totals[0]}
         return means.get(None, means)
 
+    def _accept_sample_weight(self):
+        """Tell scikit-learn, which asks the scorers in a dict, that they may get weights."""
+        return True
+
     def _own_groups(self, X):
         if self.groups is None:
             raise ValueError(
@@ -208,15 +212,23 @@ class FewShotScorer(DocLinkMixin, BaseEstimator):
         return ids_of_rows(X, self.groups)
 
 
+def targets(estimator, y):
+    """Targets as an array; labels in one column as those of any classifier."""
+    y = np.asarray(y)
+    return y[:, 0] if is_classifier(estimator) and y.ndim == 2 and y.shape[1] == 1 else y
+
+
 class Rows:
     """Rows to be scored and their tasks; rows of weight zero are left out."""
 
     def __init__(self, X, y, groups, weight=None):
+        codes, tasks = encode_groups(groups, len(y))
         if weight is not None and not np.all(weight):
             kept = np.flatnonzero(weight)
-            X, y, groups, weight = (safe_indexing(each, kept) for each in (X, y, groups, weight))
-        self.X, self.y, self.weight = X, y, weight
-        self.codes, self.tasks = encode_groups(groups, len(y))
+            X, y, weight = (safe_indexing(each, kept) for each in (X, y, weight))
+            present, codes = np.unique(codes[kept], return_inverse=True)
+            tasks = tasks[present]
+        self.X, self.y, self.weight, self.codes, self.tasks = X, y, weight, codes, tasks
 
     @property
     def ids(self):
@@ -242,7 +254,8 @@ def draws(data, strata, n_repeats, random_state):
     n_rows = np.bincount(data.codes)
     starts = np.cumsum(n_rows) - n_rows
     rank = np.arange(len(by_task)) - np.repeat(starts, n_rows)
-    names = [zlib.crc32(repr(task).encode()) for task in data.tasks.tolist()]
+    ids = (task.item() if isinstance(task, np.generic) else task for task in data.tasks.tolist())
+    names = [zlib.crc32(repr(task).encode()) for task in ids]
     for number in range(n_repeats):
         order = by_task.copy()
         for name, start, n in zip(names, starts, n_rows, strict=True):
@@ -288,6 +301,12 @@ def score_tasks(estimator, scoring, data, support, query, *, refit=False, on_sma
     """
     scoring = ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else scoring
     scorer = check_scoring(estimator, scoring)
+    if len(support) and not refit and not can_adapt(estimator) and contains_one_that_adapts(estimator):
+        warnings.warn(
+            f"{type(estimator).__name__} contains an estimator that adapts, but cannot adapt itself: scored as it is",
+            UserWarning,
+            stacklevel=4,
+        )
     parts = _by_task(data, query)
     models = _models(estimator, scoring, data, support, parts, refit)
     tasks, found = [], []
@@ -298,22 +317,26 @@ def score_tasks(estimator, scoring, data, support, query, *, refit=False, on_sma
         if not np.any(np.isnan(list(scores.values()))):
             tasks.append(data.codes[rows[0]])
             found.append(scores)
-        elif on_small_task == "raise" or len(rows) > 1:
+        elif on_small_task == "raise" or (len(rows) > 1 and not _is_of_one_class(estimator, data.y[rows])):
             task = data.tasks.tolist()[data.codes[rows[0]]]
             raise ValueError(
                 f"the score of task {task!r} on its {len(rows)} query row(s) is not a number: choose a metric that is "
-                "defined on so few rows, or a smaller n_support"
+                "defined on so few rows and on one class, or a smaller n_support"
             )
     if not found:
-        raise ValueError("all tasks have one query row only, on which the score is not a number: lower n_support")
+        raise ValueError("all tasks have a query of one row or class, whose score is not a number: lower n_support")
     if len(found) < len(parts):
         warnings.warn(
-            f"{len(parts) - len(found)} of {len(parts)} tasks have one query row only, on which the score is not a "
+            f"{len(parts) - len(found)} of {len(parts)} tasks have a query of one row or class, whose score is not a "
             "number: they are not scored",
             UserWarning,
             stacklevel=4,
         )
     return np.array(tasks), {name: np.array([scores[name] for scores in found]) for name in found[0]}
+
+
+def _is_of_one_class(estimator, y):
+    return is_classifier(estimator) and len(np.unique(y)) == 1
 
 
 def _by_task(data, rows):

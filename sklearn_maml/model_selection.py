@@ -19,10 +19,10 @@ from sklearn.utils import Bunch, get_tags, indexable
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 
-from .adaptation import can_adapt, fit_by_task
+from .adaptation import can_adapt, fit_by_task, request_weights
 from .compose import GroupsFromColumn
 from .groups import encode_groups
-from .metrics import FewShotScorer, Rows, draws, fit_alone, large_enough, score_tasks
+from .metrics import FewShotScorer, Rows, draws, fit_alone, large_enough, score_tasks, targets
 
 
 def cross_validate_tasks(
@@ -45,7 +45,7 @@ def cross_validate_tasks(
     return_train_score: bool = False,
     return_estimator: bool = False,
     return_indices: bool = False,
-    error_score: Literal["raise"] | float = np.nan,
+    error_score: Literal["raise"] | float = "raise",
 ) -> dict[str, np.ndarray]:
     """Cross-validate over tasks: fit to some, adapt to a few rows of each of the others, score on their other rows.
 
@@ -68,9 +68,12 @@ def cross_validate_tasks(
     scoring, n_support, n_repeats, without_adapt, on_small_task, random_state :
         See :class:`FewShotScorer`.
     params : dict, default=None
-        Further metadata, such as ``{"sample_weight": w}``, for whatever requests them.
-    n_jobs, verbose, pre_dispatch, return_train_score, return_estimator, return_indices, error_score :
+        Further metadata for whatever requests them. ``{"sample_weight": w}`` reaches all that takes weights, the
+        scorer and every step of a pipeline, unless ``set_fit_request(sample_weight=False)`` says otherwise.
+    n_jobs, verbose, pre_dispatch, return_train_score, return_estimator, return_indices :
         See :func:`sklearn.model_selection.cross_validate`.
+    error_score : "raise" or float, default="raise"
+        What to do if a fit or a score fails: raise the error, or take this number as its score and warn.
 
     Returns
     -------
@@ -108,6 +111,10 @@ def cross_validate_tasks(
         random_state=random_state,
     )
     with config_context(enable_metadata_routing=True):
+        if "sample_weight" in (params or {}):
+            estimator = clone(estimator)
+            request_weights(estimator)
+            scorer.set_score_request(sample_weight=True)
         return cross_validate(
             estimator,
             X,
@@ -219,15 +226,21 @@ def adaptation_curve(
     sizes = _check_sizes(n_support)
     FewShotScorer(n_repeats=n_repeats, on_small_task=on_small_task, random_state=random_state)._validate_params()
     X, y = indexable(X, y)
-    data = Rows(X, np.asarray(y), groups)
+    data = Rows(X, targets(estimator, y), groups)
     models = _models(estimator, baselines)
     strata = data.y if is_classifier(estimator) and data.y.ndim == 1 else None
     drawn = list(draws(data, strata, n_repeats, random_state))
     large = large_enough(data, drawn[0][2], sizes[-1], on_small_task)
+    splits = _splits(cv, X, data.y, groups)
+    for _, test in splits:
+        left_out = np.setdiff1d(np.flatnonzero(np.isin(data.codes, data.codes[test])), test)
+        if len(left_out):
+            task = data.tasks.tolist()[data.codes[left_out[0]]]
+            raise ValueError(f"cv holds out some rows of task {task!r} and leaves out others: drop those from X before")
     parallel = Parallel(n_jobs=n_jobs, verbose=verbose)
     folds = parallel(
         delayed(_score_fold)(models, scoring, data, train, test, sizes, drawn, large, on_small_task)
-        for train, test in _splits(cv, X, data.y, groups)
+        for train, test in splits
     )
     scores = {}
     for name in models:

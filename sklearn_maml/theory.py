@@ -524,7 +524,7 @@ def contraction_rates(eigenvalues, meta_step_size):
     Returns
     -------
     per_step : float
-        max |1 - beta lambda|: what the distance to the minimum, and the gradient, are at most multiplied with in one
+        max abs(1 - beta lambda): what the distance to the minimum, and the gradient, are at most multiplied with in one
         step of gradient descent. It diverges from 1 on.
     per_time : float
         exp(-beta min lambda), the same for the flow dw/dt = -beta grad in a unit of time.

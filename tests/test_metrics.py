@@ -14,7 +14,7 @@ from sklearn import __version__, config_context, get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import RandomForestRegressor, VotingRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv as _enabled
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -695,12 +695,12 @@ def test_scores_that_are_not_numbers():
     ):
         scorer(model, *rows)
     scorer.set_params(on_small_task="skip")
-    with pytest.warns(UserWarning, match="1 of 3 tasks have one query row only.*not scored") as record:
+    with pytest.warns(UserWarning, match="1 of 3 tasks have a query of one row or class.*not scored") as record:
         score = scorer(model, *rows)
     assert __file__ in {warning.filename for warning in record}
     expected = few_shot_by_hand(respond, r2_score, *(each[4:] for each in rows), n_support=3)
     assert_allclose(score, expected, rtol=1e-12)
-    with pytest.raises(ValueError, match="all tasks have one query row only"):
+    with pytest.raises(ValueError, match="all tasks have a query of one row or class"):
         scorer(model, *(each[:4] for each in rows))
     with pytest.raises(ValueError, match=r"on its 16 query row\(s\) is not a number"):
         FewShotScorer(lambda model, X, y: np.nan, n_support=4, on_small_task="skip")(
@@ -967,3 +967,94 @@ if Version(__version__) >= Version("1.9"):
         expected = FewShotScorer(MAE)(model, rows, y, FIRM)
         assert len(monitor.get_logs().data) == model.n_iter_ + 1
         close(list(logged.values()), [expected, expected])  # of the whole fit, and of its last iteration
+
+
+# What a review found
+
+
+class MeanOfTask(RegressorMixin, BaseEstimator):
+    """Predicts the mean target; `how` its adapt goes wrong."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def fit(self, X, y):
+        self.mean_ = np.mean(y)
+        return self
+
+    def adapt(self, X, y):
+        self.mean_ = np.mean(y)
+        return self if self.how == "in place" else None
+
+    def predict(self, X):
+        return np.full(len(X), self.mean_)
+
+
+@pytest.mark.parametrize("how", ["in place", "nothing"])
+def test_adapt_has_to_return_a_new_estimator(how):
+    model = MeanOfTask(how).fit(X[~NEW], y[~NEW])
+    with pytest.raises(TypeError, match=r"MeanOfTask\.adapt must return a new estimator"):
+        FewShotScorer(MAE)(model, X[NEW], y[NEW], FIRM[NEW])
+
+
+def test_ensemble_does_not_adapt():
+    """And says so."""
+    model = VotingRegressor([("maml", MAMLRegressor(inner_step_size=STEP)), ("ridge", Ridge())])
+    with config_context(enable_metadata_routing=True):
+        model.fit(SCALED[~NEW], y[~NEW], groups=FIRM[~NEW])
+    with pytest.warns(UserWarning, match="VotingRegressor contains an estimator that adapts, but cannot adapt itself"):
+        FewShotScorer(MAE)(model, SCALED[NEW], y[NEW], FIRM[NEW])
+    FewShotScorer(MAE, n_support=0)(model, SCALED[NEW], y[NEW], FIRM[NEW])
+
+
+@pytest.mark.filterwarnings("ignore:Only one class is present in y_true")
+def test_queries_of_one_class():
+    labels = np.where(y > np.median(y), "high", "low")
+    labels[FIRM[NEW][0] == FIRM] = "low"
+    model = MAMLSVC(tol=1e-2).fit(SCALED[~NEW], labels[~NEW], groups=FIRM[~NEW])
+    rows = SCALED[NEW], labels[NEW], FIRM[NEW]
+    scorer = FewShotScorer("roc_auc", n_support=0)
+    with pytest.raises(ValueError, match=r"is not a number: choose a metric that is defined .* on one class"):
+        scorer(model, *rows)
+    one_class = {firm for firm in np.unique(rows[2]) if len(set(rows[1][rows[2] == firm])) == 1}
+    others = [firm for firm in np.unique(rows[2]) if firm not in one_class]
+    with pytest.warns(UserWarning, match=f"{len(one_class)} of 4 tasks have a query of one row or class"):
+        score = scorer.set_params(on_small_task="skip")(model, *rows)
+    z = model.decision_function(rows[0])
+    assert_allclose(score, np.mean([roc_auc_score(rows[1][rows[2] == i] == "low", z[rows[2] == i]) for i in others]))
+
+
+def test_ids_draw_the_same_in_any_container():
+    model, *_ = fitted("regressor")
+    numbers = np.unique(FIRM[NEW], return_inverse=True)[1]
+    for ids in (FIRM[NEW], numbers):
+        scores = [FewShotScorer(MAE)(model, SCALED[NEW], y[NEW], each) for each in (ids, ids.tolist(), list(ids))]
+        assert scores[0] == scores[1] == scores[2]
+
+
+def test_labels_in_a_column():
+    labels = (y > np.median(y)).astype(int)
+    model = MAMLSVC(tol=1e-2).fit(SCALED[~NEW], labels[~NEW], groups=FIRM[~NEW])
+    scorer = FewShotScorer(n_support=4)
+    assert scorer(model, SCALED[NEW], labels[NEW, None], FIRM[NEW]) == scorer(
+        model, SCALED[NEW], labels[NEW], FIRM[NEW]
+    )
+
+
+def test_weights_reach_a_scorer_among_others():
+    """With metadata routing disabled, too."""
+    frame = pd.DataFrame(SCALED, index=FIRM)
+    search = GridSearchCV(
+        Ridge(), {"alpha": [1.0]}, cv=[(~NEW, NEW)], scoring={"a": FewShotScorer(MAE, groups="index")}
+    )
+    weight = np.linspace(1, 2, len(y))
+    search.set_params(refit="a").fit(frame, y, sample_weight=weight)
+    model = Ridge().fit(SCALED[~NEW], y[~NEW], sample_weight=weight[~NEW])
+    expected = FewShotScorer(MAE)(model, SCALED[NEW], y[NEW], FIRM[NEW], weight[NEW])
+    assert_allclose(search.best_score_, expected, rtol=1e-12)
+
+
+def test_wrong_number_of_groups_with_weights_of_zero():
+    model, *_ = fitted("regressor")
+    with pytest.raises(ValueError, match="groups must hold one task id"):
+        FewShotScorer(MAE)(model, SCALED[NEW], y[NEW], FIRM[NEW][:-1], np.arange(NEW.sum()))

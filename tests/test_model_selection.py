@@ -576,3 +576,40 @@ def test_several_processes():
         assert_array_equal(two.scores[name], scores)
     one, two = (cross_validate_tasks(PIPELINE, X, y, FIRM, cv=2, scoring=MAE, n_jobs=n_jobs) for n_jobs in (None, 2))
     assert_array_equal(one["test_score"], two["test_score"])
+
+
+@pytest.mark.parametrize(
+    "model", [MAMLRegressor(), make_pipeline(StandardScaler(), MAMLRegressor())], ids=["bare", "pipe"]
+)
+@pytest.mark.parametrize("routing", [False, True])
+def test_weights_reach_everything(model, routing):
+    """They reach fit, every step of a pipeline, adaptation and metric."""
+    weight = np.where(np.arange(len(y)) % 4, np.linspace(0.5, 2, len(y)), 0.0)
+    with config_context(enable_metadata_routing=routing):
+        scores = cross_validate_tasks(model, X, y, FIRM, cv=2, scoring=MAE, params={"sample_weight": weight})
+    kept = weight > 0
+    for score, (train, test) in zip(scores["test_score"], GroupKFold(2).split(X, y, FIRM), strict=True):
+        with config_context(enable_metadata_routing=True):
+            fitted = clone(model)
+            for each in fitted if hasattr(fitted, "steps") else [fitted]:
+                each.set_fit_request(sample_weight=True)
+            fitted.fit(X[train], y[train], groups=FIRM[train], sample_weight=weight[train])
+        rows = np.intersect1d(test, np.flatnonzero(kept))
+        expected = FewShotScorer(MAE)(fitted, X[rows], y[rows], FIRM[rows], weight[rows])
+        assert_allclose(score, expected, rtol=1e-10)
+
+
+def test_errors_are_raised():
+    """Unless asked for a number."""
+    rows = X[12:], y[12:], FIRM[12:]
+    with pytest.raises(ValueError, match="no row left to be scored on"):
+        cross_validate_tasks(MAMLRegressor(), *rows, cv=2, n_support=10, scoring=[MAE, "r2"])
+    with pytest.warns(UserWarning, match="no row left to be scored on"):
+        scores = cross_validate_tasks(MAMLRegressor(), *rows, cv=2, n_support=10, scoring=MAE, error_score=-1.0)
+    assert np.min(scores["test_score"]) == -1.0
+
+
+def test_curve_wants_whole_tasks():
+    train, test = next(GroupKFold(2).split(X, y, FIRM))
+    with pytest.raises(ValueError, match=r"cv holds out some rows of task .* and leaves out others"):
+        adaptation_curve(MAMLRegressor(), X, y, FIRM, cv=[(train, test[1:])], n_support=[0, 1])
