@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, ParameterGrid, check_cv
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, with_callbacks
@@ -19,6 +19,7 @@ from ._validation import check_inner_step_size, check_weight
 from .base import Matrix, warn_of_one_task
 from .exceptions import SingleTaskWarning
 from .few_shot import Table, few_shot_errors, fit_others, in_support, leave_one_out, pooled_without, row_priorities
+from .groups import check_held_out_as_a_whole
 from .linear_model import MAMLRegressor
 from .meta import run_parallel
 from .training import print_progress
@@ -199,10 +200,7 @@ class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEs
         self.verbose = verbose
 
     def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.target_tags.multi_output = True
-        return tags
+        return get_tags(MAMLRegressor())
 
     @with_callbacks
     def fit(
@@ -382,12 +380,7 @@ class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEs
             except IndexError as error:
                 raise ValueError(f"cv holds row numbers that X does not have: {error}") from None
             train, test = masks[:, kept] if given else masks
-            both = np.intersect1d(table.codes[train], table.codes[test])
-            if len(both):
-                raise ValueError(
-                    f"cv puts rows of task {tasks.tolist()[both[0]]!r} on both sides of a split: tasks have to be held "
-                    "out as a whole, as a splitter by groups does, such as GroupKFold()"
-                )
+            check_held_out_as_a_whole(table.codes[train], table.codes[test], tasks)
             if not (np.any(train) and np.any(test)):
                 raise ValueError("cv makes a split without training rows, or without held-out rows")
             splits.append((train, test))

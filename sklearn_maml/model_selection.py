@@ -21,8 +21,9 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from .adaptation import can_adapt, fit_by_task, request_weights
 from .compose import GroupsFromColumn
-from .groups import encode_groups
-from .metrics import FewShotScorer, Rows, draws, fit_alone, large_enough, score_tasks, targets
+from .groups import check_held_out_as_a_whole, encode_groups
+from .metrics import FewShotScorer
+from .queries import Rows, draws, fit_alone, large_enough, score_tasks, scoring_of
 
 
 def cross_validate_tasks(
@@ -226,10 +227,9 @@ def adaptation_curve(
     sizes = _check_sizes(n_support)
     FewShotScorer(n_repeats=n_repeats, on_small_task=on_small_task, random_state=random_state)._validate_params()
     X, y = indexable(X, y)
-    data = Rows(X, targets(estimator, y), groups)
+    data = Rows(X, y, groups, classifier=is_classifier(estimator))
     models = _models(estimator, baselines)
-    strata = data.y if is_classifier(estimator) and data.y.ndim == 1 else None
-    drawn = list(draws(data, strata, n_repeats, random_state))
+    drawn = list(draws(data, n_repeats, random_state))
     large = large_enough(data, drawn[0][2], sizes[-1], on_small_task)
     splits = _splits(cv, X, data.y, groups)
     for _, test in splits:
@@ -250,8 +250,7 @@ def adaptation_curve(
             np.nansum(found, axis=0), n_found, out=np.full(n_found.shape, np.nan), where=n_found > 0
         )
     scored = np.any(~np.isnan(scores["adapted"]), axis=(0, 1))
-    if scoring is None:
-        scoring = "accuracy" if is_classifier(estimator) else "r2"
+    scoring = scoring_of(estimator, scoring)
     return Bunch(
         n_support=sizes,
         scores={name: values[:, :, scored] for name, values in scores.items()},
@@ -276,12 +275,7 @@ def _splits(cv, X, y, groups):
         cv = GroupKFold(min(5, len(tasks)) if cv is None else cv)
     splits = list(check_cv(cv).split(X, y, codes))
     for train, test in splits:
-        both = np.intersect1d(codes[train], codes[test])
-        if len(both):
-            raise ValueError(
-                f"cv puts rows of task {tasks.tolist()[both[0]]!r} on both sides of a split: tasks have to be held out "
-                "as a whole, as a splitter by groups does, such as GroupKFold()"
-            )
+        check_held_out_as_a_whole(codes[train], codes[test], tasks)
     return splits
 
 

@@ -46,7 +46,8 @@ from third_party import MAMLLogisticRegression
 
 from sklearn_maml import MAMLSVC, MAMLRegressor, MAMLRegressorCV
 from sklearn_maml.compose import GroupsFromColumn
-from sklearn_maml.metrics import FewShotScorer, Rows, draws
+from sklearn_maml.metrics import FewShotScorer
+from sklearn_maml.queries import Rows, draws
 
 FIRMS = grunfeld.load_pandas().data.sort_values(["firm", "year"], ignore_index=True)
 FEATURES = ["value", "capital", "year"]
@@ -65,8 +66,8 @@ def _same_configuration():
 
 def drawn(X, y, groups, n_support, *, n_repeats=1, seed=0, stratify=False):
     """For each repeat a list of the tasks' supports and queries, as row numbers."""
-    data = Rows(X, y, groups)
-    for order, _, sizes in draws(data, y if stratify else None, n_repeats, seed):
+    data = Rows(X, y, groups, classifier=stratify)
+    for order, _, sizes in draws(data, n_repeats, seed):
         tasks = np.split(order, np.cumsum(sizes)[:-1])
         yield [(rows[:n_support], rows[n_support:]) for rows in tasks]
 

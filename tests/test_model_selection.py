@@ -28,8 +28,9 @@ from statsmodels.datasets import grunfeld
 
 from sklearn_maml import MAMLSVC, MAMLRegressor
 from sklearn_maml.compose import GroupsFromColumn
-from sklearn_maml.metrics import FewShotScorer, Rows, draws
+from sklearn_maml.metrics import FewShotScorer
 from sklearn_maml.model_selection import adaptation_curve, cross_validate_tasks
+from sklearn_maml.queries import Rows, draws
 
 FIRMS = grunfeld.load_pandas().data.sort_values(["firm", "year"], ignore_index=True)[:120]
 FEATURES = ["value", "capital", "year"]
@@ -53,11 +54,8 @@ def negative_mae(y, z):
 
 def tasks_of_draws(X, y, groups, *, n_repeats=1, seed=0, stratify=False):
     """For each repeat the row numbers of each task, in the order of the draw."""
-    data = Rows(X, y, groups)
-    return [
-        np.split(order, np.cumsum(sizes)[:-1])
-        for order, _, sizes in draws(data, y if stratify else None, n_repeats, seed)
-    ]
+    data = Rows(X, y, groups, classifier=stratify)
+    return [np.split(order, np.cumsum(sizes)[:-1]) for order, _, sizes in draws(data, n_repeats, seed)]
 
 
 # cross_validate_tasks

@@ -4,7 +4,9 @@ import re
 
 import numpy as np
 import pytest
+from numpy.testing import assert_equal
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import check_random_state
 from third_party import MAMLLogisticRegression, MAMLQuantileRegressor
 
 from sklearn_maml import MAMLSVC, BiMAMLMixin, MAMLRegressor
@@ -40,10 +42,11 @@ def test_accepts_right_losses(estimator, random_state):
 
 def test_leaves_estimator_and_random_state_alone():
     estimator = MAMLQuantileRegressor()
-    before, state = dict(vars(estimator)), np.random.get_state()[1].copy()  # noqa: NPY002 (the global state is meant)
+    numpy_global = check_random_state(None)  # the generator behind numpy.random.seed
+    before, state = dict(vars(estimator)), numpy_global.get_state()
     check_task_loss(estimator)
     assert vars(estimator) == before
-    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert_equal(numpy_global.get_state(), state)
 
 
 FAULTS = {
