@@ -3,22 +3,22 @@
 import textwrap
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import check_is_fitted
 
-from ._validation import check_inner_step_size
-from .base import BiMAMLMixin
+from .base import losses_of
 from .meta import MAMLLoss, adapt
-from .steps import EulerStep, inner_step
+from .steps import EulerStep
 from .tasks import LARGEST_MATRIX, LinearTasks, QuadraticTasks
 from .theory import (
     Constants,
+    contraction_rates,
     gradient_deviation,
     gradient_deviation_rate,
     hessian_bounds,
+    iteration_bound,
     minimum_curvature,
     rows_of,
     step_bound_3_6,
@@ -27,8 +27,10 @@ from .theory import (
     step_bound_4_1,
     task_constants,
     third_derivative_bound,
+    time_bound_3_6,
+    time_bound_4_1,
 )
-from .training import SHOTS, ZERO_SHOT
+from .training import ZERO_SHOT
 
 HOLDS, FAILS, OPEN, NOT_APPLICABLE = "holds", "fails", "not decided", "not applicable"
 
@@ -145,29 +147,15 @@ def certificate(
     >>> proved["global minimum"]["values"]["distance"] < 1e-12
     True
     """
-    if not isinstance(estimator, BiMAMLMixin):
-        raise TypeError(
-            f"a certificate needs a meta-learner that has a task_loss, got {type(estimator).__name__}: of a Pipeline "
-            "or a search pass the fitted meta-learner inside, and X as it gets it"
-        )
-    check_is_fitted(estimator)
-    X, y, weight, codes, _ = estimator._check_rows(X, y, groups, sample_weight, reset=False)
-    rows = estimator._task_rows(X, y, weight, codes)
+    structure = "quadratic" if getattr(estimator, "task_structure", "") == "quadratic" else "smooth"
+    rows, _, F = losses_of(estimator, X, y, groups, sample_weight, structure)
     if rows.n_parameters > LARGEST_MATRIX:
         raise ValueError(f"a certificate takes d x d matrices, too large for {rows.n_parameters} parameters")
-    stacks = [build() for _, build in rows.stacks(estimator._structure(rows))]
-    constants = task_constants(stacks)
-    step_size = check_inner_step_size(estimator.inner_step_size, rows.n_parameters)
-    prior = estimator._prior if estimator._learns_prior() else None
-    n_steps = estimator.n_inner_steps
-    steps = [inner_step(tasks, step_size, estimator.adaptation, prior, SHOTS) for tasks in stacks] if n_steps else []
-    zero_shot = 0.0 if prior is None else ZERO_SHOT
-    F = MAMLLoss(stacks, n_steps=n_steps, steps=steps, zero_shot=zero_shot, structure=_structure(stacks))
     no_theorem = _out_of_theory(estimator)
     no_flow = "algorithm='fomaml' does not follow the gradient of F" if estimator.algorithm == "fomaml" else ""
-    switch_tol = estimator.switch_tol_ if estimator.algorithm == "bimaml" else None
-    prover = _Prover(F, estimator._parameters(), constants, rows.sizes.max(), None if no_theorem else step_size)
-    return prover.certificate(_objective(estimator, prior), no_theorem, no_flow, switch_tol)
+    alpha = None if no_theorem else float(estimator.inner_step_size)
+    prover = _Prover(F, estimator._parameters(), task_constants(F.stacks), rows.sizes.max(), alpha)
+    return prover.certificate(_objective(estimator, F.zero_shot > 0), no_theorem, no_flow, _descent_of(estimator))
 
 
 def certify(
@@ -177,6 +165,8 @@ def certify(
     *,
     switch_tol: float | None = None,
     constants: Constants | None = None,
+    start: np.ndarray | None = None,
+    tol: float = 1e-6,
 ) -> Certificate:
     """State what can be proved of a point w and F(w) = mean f_i(w - alpha grad f_i(w)), for any tasks.
 
@@ -192,6 +182,10 @@ def certify(
         eps0 of Theorem 4.1.
     constants : Constants, default=None
         The constants of the tasks; None computes them, which takes tasks with rows and a loss.
+    start : ndarray of shape (d, k), default=None
+        Where descent began. None: nothing is said of how long it takes.
+    tol : float, default=1e-6
+        norm(grad F) to be reached from there.
 
     Returns
     -------
@@ -202,7 +196,23 @@ def certify(
     steps = [EulerStep(lambda V: inner_step_size * V, longest=inner_step_size)] * len(stacks)
     F = MAMLLoss(stacks, n_steps=1, steps=steps, structure=_structure(stacks))
     n_terms = max(tasks.X.shape[1] if isinstance(tasks, LinearTasks) else tasks.shape[1] for tasks in stacks)
-    return _Prover(F, w, constants, n_terms, inner_step_size).certificate(_ONE_STEP, "", "", switch_tol)
+    prover = _Prover(F, w, constants, n_terms, inner_step_size)
+    first = F if switch_tol is None else prover.f
+    norm = None if start is None else float(np.linalg.norm(first.gradient(start)))
+    return prover.certificate(_ONE_STEP, "", "", _Descent(norm, tol, switch_tol))
+
+
+class _Descent(NamedTuple):
+    """How F was descended.
+
+    Norm of the gradient at the start (of f if there is a `switch_tol`, of F if not), or None if it is not known; norm
+    of grad F to be reached; eps0 or None; the meta step sizes of f and of F, or None.
+    """
+
+    gradient_norm: float | None
+    tol: float
+    switch_tol: float | None
+    meta_step_size: tuple | None = None
 
 
 class _Prover:
@@ -229,13 +239,15 @@ class _Prover:
         self.unit = np.finfo(float).eps * (n_terms + 10 * len(w))
         self.lines = {}
 
-    def certificate(self, objective, no_theorem, no_flow, switch_tol):
+    def certificate(self, objective, no_theorem, no_flow, descent):
         """All lines. The reasons say why no theorem, or none about a flow, is applicable; empty if they are."""
         self.lines["objective"] = _line("", objective, "(1.1)")
         self.gradient_f, self.gradient_F = (float(np.linalg.norm(g.gradient(self.w))) for g in (self.f, self.F))
         self._assumptions()
-        self._theorems(no_theorem, no_flow, switch_tol)
+        self._theorems(no_theorem, no_flow, descent.switch_tol)
         self._landscape()
+        self._time(descent)
+        self._rate(no_flow, descent)
         return Certificate(self.lines)
 
     def _assumptions(self):
@@ -448,6 +460,82 @@ class _Prover:
         found = f"the only critical point of F, its global minimum, is within {distance:.3g}{note}"
         self.lines["global minimum"] = _line(HOLDS, found, source, distance=distance, constant=curvature)
 
+    def _time(self, descent):
+        """How long the flow takes: Theorem 4.1 if it is that of BI-MAML, otherwise Theorem 3.6."""
+        L, mu, kappa, _, _ = self.constants
+        norm, tol, eps0, _ = descent
+        source = "Theorem 3.6" if eps0 is None else "Theorem 4.1"
+        theorem = self.lines[source.lower()]
+        if theorem["status"] != HOLDS:
+            status = NOT_APPLICABLE if theorem["status"] == NOT_APPLICABLE else OPEN
+            self.lines["time"] = _line(status, f"no time is known where {source} is not shown to hold", source)
+            return
+        if not norm or not tol:
+            reason = "tol = 0 is never reached" if norm else "the start is not known"
+            self.lines["time"] = _line(NOT_APPLICABLE, reason, source)
+            return
+        if eps0 is not None:  # the switch is within eps0 / mu of the minimum of f, w within norm(grad f) / mu
+            sigma = self._deviation_within((eps0 + self.gradient_f) / mu)
+            time = time_bound_4_1(mu, sigma, norm, eps0, tol)
+        else:  # a quadratic's flow only comes closer to the minimum; norm(grad f) as in `hessian_bounds`
+            low = hessian_bounds(self.alpha, L, mu, kappa, 0.0, 0.0)[0]
+            sigma = self._deviation_within(np.inf if kappa else (norm + self.gradient_F + self.gradient_error) / low)
+            r = self.alpha * L - (self.alpha * L) ** 2 / 4
+            time = time_bound_3_6(self.alpha, L, mu, sigma, (norm + r * sigma) / (1 - 2 * r), tol)
+        if not np.isfinite(time):
+            self.lines["time"] = _line(OPEN, "the bound is infinite: no bound of the variance on the way", source)
+            return
+        note = "" if self.constants.exact else " (numerical constants)"
+        found = f"from its start, the flow reaches norm(grad F) <= {tol:.3g} by time {time:.4g} / beta{note}"
+        self.lines["time"] = _line(HOLDS, found, source, time=time, sigma=sigma, gradient_norm=norm, tol=tol)
+
+    def _deviation_within(self, radius):
+        """Bound of sigma in a ball around w."""
+        everywhere, kappa = self.constants.sigma, self.constants.kappa
+        if not np.isfinite(radius):
+            return everywhere
+        here, rate = (number(self.F.stacks, self.w) for number in (gradient_deviation, gradient_deviation_rate))
+        return min(everywhere, here + rate * radius + kappa * radius**2 / 2)
+
+    def _rate(self, no_flow, descent):
+        """How fast a quadratic F is descended, from the extreme eigenvalues of its matrix, and of that of f."""
+        if no_flow or not self.quadratic:
+            reason = no_flow or "F is not quadratic: no one rate"
+            self.lines["rate"] = _line(NOT_APPLICABLE, reason, _DIRECT)
+            return
+        low, high, error = (self.lines["curvature"]["values"][key] for key in ("smallest", "largest", "error"))
+        if low <= error:
+            self.lines["rate"] = _line(OPEN, "Hess F is singular, to rounding", _DIRECT)
+            return
+        norm, tol, eps0, steps = descent
+        low, high = low - error, high + error
+        beta = steps[1] if steps else 1 / high
+        per_step, per_time = contraction_rates([low, high], beta)
+        values = {"meta_step_size": beta, "per_step": per_step, "per_time": per_time}
+        found = f"gradient descent with beta = {beta:.3g}"
+        if per_step >= 1:
+            finding = f"{found} need not converge: beta is at least 2 / {high:.4g}"
+            self.lines["rate"] = _line(FAILS, finding, _DIRECT, **values)
+            return
+        found += f" multiplies norm(grad F) by at most {per_step:.6g} a step, its flow by {per_time:.6g} a unit of time"
+        if norm is not None and tol:
+            n_iter, norm = (0.0, norm) if eps0 is None else self._first_phase(norm, eps0, steps, high)
+            n_iter += np.ceil(iteration_bound(per_step, norm, tol))
+            if np.isfinite(n_iter):
+                values["n_iter"] = n_iter
+                found += f"; norm(grad F) <= {tol:.3g} takes at most {n_iter:.6g} steps from the start"
+        self.lines["rate"] = _line(HOLDS, f"{found} (exact arithmetic)", _DIRECT, **values)
+
+    def _first_phase(self, norm, eps0, steps, high):
+        """Bounds of the steps down f until norm(grad f) <= eps0, and of norm(grad F) there."""
+        spectrum, rounding = np.linalg.eigvalsh(_matrix(self.f, self.w)[0]), self.unit * self.constants.L
+        lowest, highest = spectrum[0] - rounding, spectrum[-1] + rounding
+        if lowest <= 0:
+            return np.inf, np.inf
+        rate, _ = contraction_rates([lowest, highest], steps[0] if steps else 1 / highest)
+        distance = (eps0 + self.gradient_f) / lowest  # from w, by way of the minimum of f
+        return np.ceil(iteration_bound(rate, norm, eps0)), self.gradient_F + high * distance
+
     def _size(self):
         """How large the numbers may be that Hess F is the sum of: their rounding errors do not cancel."""
         return self.constants.L * (self._inflation + self.F.zero_shot)
@@ -523,7 +611,18 @@ def _line(status, finding, source, **values):
     }
 
 
-def _objective(estimator, prior):
+def _descent_of(estimator):
+    """How `fit` descended, from what it left."""
+    history, two = estimator.history_, estimator.algorithm == "bimaml"
+    norm = history["grad_norm"][0]
+    if two and history["phase"][0] == 2:  # norm(grad f) was within switch_tol at once
+        norm = estimator.switch_tol_
+    steps = estimator.meta_step_size_
+    steps = None if steps is None else tuple(np.broadcast_to(steps, 2))
+    return _Descent(float(norm), estimator.tol, estimator.switch_tol_ if two else None, steps)
+
+
+def _objective(estimator, learned):
     """F in words."""
     if not estimator.n_inner_steps:
         return "F = f, the mean loss: n_inner_steps=0"
@@ -532,8 +631,8 @@ def _objective(estimator, prior):
     kind = {"gradient": "explicit", "implicit": "implicit"}[estimator.adaptation]
     size = "of the given size"
     if isinstance(estimator.inner_step_size, str):
-        size = "in the learned metric" if prior is not None else "of size 1/(2 L_i)"
-    rest = f" + f(w) * {ZERO_SHOT}" if prior is not None else ""
+        size = "in the learned metric" if learned else "of size 1/(2 L_i)"
+    rest = f" + f(w) * {ZERO_SHOT}" if learned else ""
     return f"F(w) = mean_i f_i(w after {estimator.n_inner_steps} {kind} step(s) {size}){rest}"
 
 

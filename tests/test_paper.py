@@ -1,6 +1,7 @@
 """The experiment on the paper's claims, at a small scale: its targets, and that its own check would notice."""
 
 import importlib.util
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import approx_fprime
 
-PATH = Path(__file__).resolve().parents[1] / "experiments" / "paper.py"
+ROOT = Path(__file__).resolve().parents[1]
+PATH = ROOT / "experiments" / "paper.py"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,33 @@ def test_diabetes_is_the_sum_loss(paper):
     w = problem.estimator.init
     expected = np.mean([np.sum((y[groups == t] - X[groups == t] @ w) ** 2) for t in np.unique(groups)])
     assert_allclose(paper.Losses(problem.estimator, *problem.rows).at(w, 0)[0], expected)
+
+
+def test_diabetes_centred_without_the_new_task(paper):
+    """The rows to learn from have mean zero, as they were before they were multiplied; the tasks are the same."""
+    X, _, groups = paper.load_diabetes_tasks(return_X_y_groups=True)
+    problem, centred = paper.diabetes(0), paper.diabetes(0, centred_on_training=True)
+    for (_, plain, _), (old, other, new) in zip(problem.new, centred.new, strict=True):
+        assert_allclose(other[0].mean(axis=0), 0, atol=1e-12)
+        assert_allclose(other[1].mean(), 0, atol=1e-12)
+        assert abs(plain[1].mean()) > 1e-3
+        sizes = np.array([np.sum(groups == task) for task in other[2]])
+        assert_allclose(old[0], other[0] * np.sqrt(sizes)[:, None])
+        assert_allclose(old[1], other[1] * np.sqrt(sizes))
+        [task] = np.unique(new[2])
+        assert_allclose(np.ptp(new[0], axis=0), np.ptp(X[groups == task], axis=0))
+
+
+def test_one_variance_adapts_all_coefficients_alike(paper):
+    """By SHOTS / 2 gradients times the mean of the variances, in units of the noise."""
+    X, y, groups = paper.svm(0, n_tasks=5, n_samples=60).rows
+    model = paper.MAMLSVC().fit(X, y, groups=groups)
+    variances = np.diag(model.task_covariance_)[:20]
+    assert variances.max() > 2 * variances.mean()
+    adapted = paper.one_variance(model).adapt(X[:5], y[:5])
+    margin = y[:5] * (X[:5] @ model.coef_[0] + model.intercept_)
+    gradient = -2 * X[:5].T @ (y[:5] * np.maximum(1 - margin, 0)) / 5 + model.l2_regularization_ * model.coef_[0]
+    assert_allclose(adapted.coef_[0], model.coef_[0] - 2.5 * variances.mean() / model.noise_variance_ * gradient)
 
 
 def test_wrong_histories_are_noticed(paper, monkeypatch):
@@ -124,9 +153,9 @@ def test_table_and_figure_2_without_mnist(paper, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paper, "mnist_images", lambda: None)
     svm_records, diabetes = paper.svm_records, paper.diabetes
     monkeypatch.setattr(paper, "svm_records", lambda seed: svm_records(seed, n_tasks=5, n_samples=60))
-    monkeypatch.setattr(paper, "diabetes", lambda seed: replace(diabetes(seed), new=diabetes(seed).new[:1]))
+    monkeypatch.setattr(paper, "diabetes", lambda *a, **k: replace(diabetes(*a, **k), new=diabetes(*a, **k).new[:1]))
     monkeypatch.setattr(paper, "figure_1", lambda output: [])
-    paper.main(["--seeds", "1", "--output", str(tmp_path)])
+    paper.main(["--seeds", "1", "--jobs", "1", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert (tmp_path / "fig2.png").stat().st_size > 10_000
     assert "left out" in printed
@@ -143,3 +172,26 @@ def test_mnist(paper):
     assert len(problem.rows[0]) == 50
     runs = paper.race(problem, paper.switching_after(problem, 25))
     assert runs["bimaml"].switch == 25
+
+
+def numbers(text):
+    """Numbers with a decimal point, a fraction or a percent sign."""
+    return re.findall(r"\d[\d.,e+]*/\d+|\d+\.\d+(?:e[+-]?\d+)?%?|\d+%", text)
+
+
+def test_page_quotes_the_print_out():
+    """Every number on the page is one of the print-out, or of an equation or a theorem."""
+    page = (ROOT / "doc" / "algorithms.rst").read_text(encoding="utf-8")
+    print_out = (ROOT / "experiments" / "paper.txt").read_text(encoding="utf-8")
+    page = re.sub(r"(?s)\.\. math::.*?\n\n|:math:`[^`]*`|``[^`]*``", " ", page)
+    page = re.sub(r"\(\d\.\d\)|(?:Theorems?|Lemma|and) \d\.\d+", " ", page)
+    quoted = set(numbers(page.replace(" %", "%")))
+    assert len(quoted) > 20
+    assert quoted <= set(numbers(print_out)), quoted - set(numbers(print_out))
+
+
+def test_print_out_has_the_seeds(paper):
+    """At full scale: 50 of the regressions."""
+    first = (ROOT / "experiments" / "paper.txt").read_text(encoding="utf-8").splitlines()[0]
+    assert all(f"{name} {number}" in first for name, number in paper.SEEDS.items())
+    assert paper.SEEDS["regression"] >= 50

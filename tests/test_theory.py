@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
-from scipy.optimize import root
+from scipy.optimize import brentq, root
 from scipy.special import expit
 from sklearn.datasets import load_diabetes
 from third_party import MAMLLogisticRegression, MAMLQuantileRegressor
@@ -582,6 +582,8 @@ LINES = {
     "strongly convex",
     "minimum nearby",
     "global minimum",
+    "time",
+    "rate",
 }
 
 
@@ -607,6 +609,126 @@ def test_certificate_of_a_quadratic_inside_all_bounds(intercept):
     assert np.linalg.norm(w[: len(minimum)] - minimum) <= distance < 1e-11
     assert proved["assumption 3.2"]["values"]["L"] == pytest.approx(np.linalg.eigvalsh(H).max())
     assert proved["assumption 3.3"]["values"]["mu"] == pytest.approx(np.linalg.eigvalsh(H).min())
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "bimaml"])
+def test_time_and_rate_of_a_quadratic(algorithm):
+    """The exact flow has arrived by the time that is printed, a plain loop within the steps; neither long before."""
+    X, y, groups = make_table(d=2)
+    w0 = np.array([3.0, -2.0])
+    given = {"inner_step_size": 0.004, "fit_intercept": False, "init": w0, "tol": 1e-5, "meta_step_size": 0.3}
+    model = MAMLRegressor(algorithm=algorithm, solver="gd", **given).fit(X, y, groups=groups)
+    proved = certificate(model, X, y, groups)
+    time, rate = (proved[name]["values"] for name in ("time", "rate"))
+    assert proved["time"]["source"] == ("Theorem 3.6" if algorithm == "maml" else "Theorem 4.1")
+    assert proved["time"]["status"] == proved["rate"]["status"] == "holds"
+    Hs = np.array([2 * X[groups == i].T @ X[groups == i] / 30 for i in range(5)])
+    cs = np.array([2 * X[groups == i].T @ y[groups == i] / 30 for i in range(5)])
+    As = np.eye(2) - 0.004 * Hs
+    f = Hs.mean(axis=0), cs.mean(axis=0)
+    F = np.mean(As @ Hs @ As, axis=0), np.mean(As @ As @ cs[..., None], axis=0)[:, 0]
+    phases = [(F, 1e-5)] if algorithm == "maml" else [(f, model.switch_tol_), (F, 1e-5)]
+    w, v, flown, n_iter = w0, w0, 0.0, 0
+    for (A, b), goal in phases:
+        g = A @ w - b
+        t = brentq(lambda t, A=A, g=g, goal=goal: np.linalg.norm(expm(-t * A) @ g) - goal, 0, 100)
+        w, flown = np.linalg.solve(A, b + expm(-t * A) @ g), flown + t
+        while np.linalg.norm(A @ v - b) > goal:
+            v, n_iter = v - 0.3 * (A @ v - b), n_iter + 1
+    assert 0.05 * time["time"] < flown <= time["time"]
+    assert n_iter == model.n_iter_
+    assert 0.8 * rate["n_iter"] < n_iter <= rate["n_iter"]
+    eigenvalues = np.linalg.eigvalsh(F[0])
+    assert rate["per_step"] == pytest.approx(np.abs(1 - 0.3 * eigenvalues).max(), rel=1e-9)
+    assert rate["per_time"] == pytest.approx(np.exp(-0.3 * eigenvalues[0]), rel=1e-9)
+    too_long = model.set_params(meta_step_size=2.01 / eigenvalues[-1], max_iter=1, switch_tol=1e6, tol=1e6)
+    assert status(certificate(too_long.fit(X, y, groups=groups), X, y, groups))["rate"] == "fails"
+
+
+def test_each_phase_has_its_own_rate():
+    """With alpha = .3 F is far flatter than f: the step of one phase would not do in the other."""
+    X, y, groups = make_table()
+    model = MAMLRegressor(inner_step_size=0.3, solver="gd", fit_intercept=False, tol=1e-6).fit(X, y, groups=groups)
+    values = certificate(model, X, y, groups)["rate"]["values"]
+    assert model.meta_step_size_[1] > 2.5 * model.meta_step_size_[0]
+    Hs = np.array([2 * X[groups == i].T @ X[groups == i] / 30 for i in range(5)])
+    f = np.linalg.eigvalsh(Hs.mean(axis=0))
+    n_first = np.ceil(np.log(10) / -np.log(1 - f[0] / f[-1]))  # the switch is at a tenth
+    n_second = np.log(model.history_["grad_norm"][model.history_["phase"] == 2][0] / 1e-6) / -np.log(values["per_step"])
+    assert model.n_iter_ <= values["n_iter"]
+    assert n_first + n_second <= values["n_iter"] < n_first + 1.5 * n_second
+    assert values["meta_step_size"] == pytest.approx(model.meta_step_size_[1])
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "bimaml"])
+def test_time_of_a_smooth_loss(algorithm):
+    """The flow of F, and before it for BI-MAML that of f, written out."""
+    X, y, groups = make_table(labels=True, m=3, n=20)
+    start = np.array([2.0, -3.0, 1.0])
+    model = MAMLSVC(loss="smooth_hinge", C=0.02, inner_step_size=1e-6, fit_intercept=False, init=start)
+    model.set_params(tol=1e-4, algorithm=algorithm).fit(X, y, groups=groups)
+    values = certificate(model, X, y, groups)["time"]["values"]
+    labels = np.where(y == "yes", 1.0, -1.0).reshape(3, 20, 1)
+    penalty = np.full((3, 1), model.l2_regularization_)
+    plain = Plain(LinearTasks(X.reshape(3, 20, 3), labels, np.ones((3, 20)), smooth_hinge_loss, penalty), 1e-6)
+    w, flown = start, 0.0
+    for gradient, goal in [(plain.f, model.switch_tol_)] * (algorithm == "bimaml") + [(plain.F, 1e-4)]:
+
+        def arrived(_, w, gradient=gradient, goal=goal):
+            return np.linalg.norm(gradient(w)) - goal
+
+        arrived.terminal = True
+        way = solve_ivp(lambda _, w, g=gradient: -g(w), (0, 1e4), w, "LSODA", events=arrived, rtol=1e-9, atol=1e-12)
+        w, flown = way.y[:, -1], flown + way.t[-1]
+    assert np.linalg.norm(plain.F(w)) <= 1.01e-4
+    assert 1e-3 * values["time"] < flown <= values["time"]
+
+
+def test_no_time_is_claimed_without_its_theorem():
+    X, y, groups = make_table()
+    given = {"inner_step_size": 0.4, "fit_intercept": False}
+    assert status(certificate(MAMLRegressor(**given).fit(X, y, groups=groups), X, y, groups))["time"] == "not decided"
+    given["inner_step_size"] = 0.004
+    first_order = MAMLRegressor(algorithm="fomaml", **given).fit(X, y, groups=groups)
+    found = status(certificate(first_order, X, y, groups))
+    assert found["time"] == found["rate"] == "not applicable"
+    never = MAMLRegressor(**given, solver="exact", tol=0.0).fit(X, y, groups=groups)
+    proved = certificate(never, X, y, groups)
+    assert status(proved)["time"] == "not applicable"
+    assert "n_iter" not in proved["rate"]["values"]
+    stack = make_stack(squared_loss)
+    without_start = certify([stack], np.zeros((3, 1)), 1e-4, switch_tol=0.1)["time"]
+    assert (without_start["status"], without_start["finding"]) == ("not applicable", "the start is not known")
+
+
+def test_time_counts_from_the_start_given():
+    """With the norm of grad f for BI-MAML and that of grad F for MAML, and the variance around the switch."""
+    stack, w, start = make_stack(squared_loss), np.zeros((3, 1)), np.ones((3, 1))
+    L, mu, *_ = task_constants([stack])
+    plain, eps0 = Plain(stack, 1e-4), 0.1
+    values = certify([stack], w, 1e-4, switch_tol=eps0, start=start, tol=1e-3)["time"]["values"]
+    reach = (eps0 + np.linalg.norm(plain.f(w[:, 0]))) / mu
+    sigma = gradient_deviation([stack], w) + gradient_deviation_rate([stack], w) * reach
+    g0 = np.linalg.norm(plain.f(start[:, 0]))
+    assert values["time"] == pytest.approx((np.log(g0 / eps0) + 8 * np.log((9 * eps0 + 5 * sigma) / 4e-3)) / mu)
+    values = certify([stack], w, 1e-4, start=start, tol=1e-3)["time"]["values"]
+    K = np.linalg.norm(plain.F(start[:, 0]))
+    assert values["gradient_norm"] == pytest.approx(K)
+    reach = (K + np.linalg.norm(plain.F(w[:, 0]))) / ((1 - 1e-4 * L) ** 2 * mu)
+    sigma = gradient_deviation([stack], w) + gradient_deviation_rate([stack], w) * reach
+    assert values["sigma"] == pytest.approx(sigma)
+    assert sigma >= gradient_deviation([stack], start)
+    stack, start = make_stack(squared_loss, n=500, spread=0.1), 30 * start
+    L, mu, *_ = task_constants([stack])
+    plain, alpha = Plain(stack, 1e-3), 1e-3
+    values = certify([stack], w, alpha, start=start, tol=1e-3)["time"]["values"]
+    sigma, r = values["sigma"], alpha * L - (alpha * L) ** 2 / 4
+    g0 = (np.linalg.norm(plain.F(start[:, 0])) + r * sigma) / (1 - 2 * r)
+    assert g0**2 > sigma**2 / mu
+    assert g0 >= np.linalg.norm(plain.f(start[:, 0]))
+    zeta = mu - 5 / 4 * L**2 * alpha * (L**3 * alpha**2 + 2 * L**2 * alpha + 2)
+    first = np.log((zeta * g0**2 - sigma**2 / 2) / (zeta * sigma**2 / mu - sigma**2 / 2)) / (2 * zeta)
+    assert values["time"] == pytest.approx(first + 8 / mu * np.log((9 / mu**0.5 + 5) * sigma / 4e-3))
 
 
 @pytest.mark.parametrize("solver", ["gd", "exact"])
@@ -720,7 +842,8 @@ def test_certificate_of_smooth_losses():
     X, y, groups = make_table(labels=True)
     model = MAMLSVC(loss="smooth_hinge", C=0.02, inner_step_size=1e-6, fit_intercept=False, tol=1e-8)
     proved = certificate(model.fit(X, y, groups=groups), X, y, groups)
-    assert status(proved) == dict.fromkeys(LINES - {"objective", "stationary"}, "holds")
+    expected = dict.fromkeys(LINES - {"objective", "stationary"}, "holds") | {"rate": "not applicable"}
+    assert status(proved) == expected
     assert "numerical" in proved["theorem 3.9"]["finding"]
     assert "numerical" in proved["global minimum"]["finding"]
     distance, constant = (proved["global minimum"]["values"][key] for key in ("distance", "constant"))

@@ -7,12 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import minimum_filter
 from scipy.optimize import brentq, root
-from sklearn.utils.validation import check_is_fitted
 
-from .._validation import check_inner_step_size
-from ..base import BiMAMLMixin
+from ..base import losses_of
 from ..solvers import choose_solver
-from ..training import meta_losses
 from .figure import axes_for, neutral
 
 _MARKERS = {"minimum": "o", "maximum": "^", "saddle": "X"}
@@ -129,13 +126,8 @@ default="line"
         ValueError
             If the points coincide, lie on one line that should be a plane, or have the wrong shape.
         """
-        if not isinstance(estimator, BiMAMLMixin):
-            raise TypeError(
-                f"LossLandscapeDisplay needs a meta-learner that has a task_loss, got {type(estimator).__name__}: of a "
-                "Pipeline or a search pass the fitted meta-learner inside, and X as it gets it"
-            )
-        check_is_fitted(estimator)
-        f, F, start = _losses_of(estimator, X, y, groups, sample_weight)
+        rows, f, F = losses_of(estimator, X, y, groups, sample_weight)
+        start = estimator._start(rows)
         if isinstance(points, str):
             if points not in ("line", "plane"):
                 raise ValueError(f"points must be 'line', 'plane' or an array of two or three points, got {points!r}")
@@ -270,18 +262,6 @@ default="line"
         for kind, found in self.critical_points[name].items():
             if len(found):  # the two columns are coordinate and value on a line, two coordinates on a plane
                 [self.markers_[name][kind]] = ax.plot(*found[:, :2].T, _MARKERS[kind], label=kind, **style)
-
-
-def _losses_of(estimator, X, y, groups, sample_weight):
-    """The losses f and F as meta-training has them, and where `init` starts."""
-    X, y, weight, codes, _ = estimator._check_rows(X, y, groups, sample_weight, reset=False)
-    rows = estimator._task_rows(X, y, weight, codes)
-    prior = estimator._prior if estimator._learns_prior() else None
-    step_size = check_inner_step_size(estimator.inner_step_size, rows.n_parameters)
-    structure = estimator._structure(rows)
-    parameters = step_size, estimator.n_inner_steps, estimator.adaptation, prior, estimator.n_jobs
-    f, F, *_ = meta_losses(rows.stacks(structure), structure, *parameters)
-    return f, F, estimator._start(rows)
 
 
 def _minimiser(f, start, estimator):
