@@ -7,9 +7,12 @@ tasks at once.
 from functools import cached_property
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from .tasks import Function, QuadraticTasks
+from .threads import run_parallel
+
+DOUBLINGS = 5
+"""Gradient descent on one quadratic takes two to this power steps at once."""
 
 
 def adapt(tasks, W, step, n_steps):
@@ -76,7 +79,11 @@ class MAMLLoss(Function):
     ----------
     n_gradients, n_hessp : int
         Evaluations of a task's gradient and of a task's Hessian product so far, per task.
+    is_one_quadratic : bool
+        False: F is not a single quadratic with its matrix at hand.
     """
+
+    is_one_quadratic = False
 
     def __init__(
         self,
@@ -88,23 +95,12 @@ class MAMLLoss(Function):
         first_order=False,
         structure="smooth",
         n_jobs=None,
-        cost=None,
     ):
         self.n_steps, self.first_order, self.structure, self.n_jobs = n_steps, first_order, structure, n_jobs
         self.stacks, self.steps, self.zero_shot = stacks, steps, zero_shot
         self.n_tasks = sum(tasks.shape[0] for tasks in stacks)
-        self.cost = (n_steps + 1 + (zero_shot > 0), 0 if first_order else n_steps) if cost is None else cost
+        self.cost = (n_steps + 1 + (zero_shot > 0), 0 if first_order else n_steps)
         self.n_gradients = self.n_hessp = 0
-
-    @property
-    def is_one_quadratic(self):
-        """Whether F is a single quadratic with its matrix at hand: see :func:`collapse`."""
-        return self.structure == "quadratic" and self.n_tasks == 1 and isinstance(self.stacks[0], QuadraticTasks)
-
-    @property
-    def scale(self):
-        """Curvature of f in each parameter, of shape (d,), if F is one quadratic."""
-        return self.stacks[0].scale[0]
 
     def _mean(self, w):
         """Value, gradient and the stacks' Hessian products; overflow is left to whoever looks at the value."""
@@ -149,6 +145,10 @@ class MAMLLoss(Function):
         d, k = self.stacks[0].shape[1:]
         return self._mean(np.zeros((d, k)))
 
+    def working_hessian(self):
+        parts = [tasks.working_hessian() for tasks in self.stacks]
+        return None if any(part is None for part in parts) else sum(parts) / self.n_tasks
+
     def smoothness(self):
         """Bound L of the curvature of f or, where adaptation does not overshoot, of F: mean L_i max(1, |1 - aL_i|)^2K.
 
@@ -177,9 +177,65 @@ def collapse(tasks, step, n_steps, first_order=False):
     return QuadraticTasks(H, C, b, weight, np.zeros((d, 1)), scale)
 
 
-def run_parallel(n_jobs, calls):
-    """Results of calls (function, *arguments) as they come, in order: in threads unless n_jobs is None."""
-    if n_jobs is None or len(calls) == 1:
-        return (function(*arguments) for function, *arguments in calls)
-    parallel = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")
-    return parallel(delayed(function)(*arguments) for function, *arguments in calls)
+class OneQuadratic(Function):
+    """F(w) = w'Aw / 2 - b'w + c, the mean over quadratic tasks: whatever their number, an iteration costs O(d^2).
+
+    Parameters
+    ----------
+    quadratic : QuadraticTasks
+        One task, see :func:`collapse`.
+    cost : tuple of (int, int)
+        Gradients and Hessian products of a task that an evaluation stands for.
+
+    Attributes
+    ----------
+    scale : ndarray of shape (d,)
+        Curvature of f in each parameter.
+    """
+
+    structure, first_order, is_one_quadratic = "quadratic", False, True
+
+    def __init__(self, quadratic, cost=(1, 0)):
+        self.A, self.b, self.c = quadratic.H[0], quadratic.C[0], quadratic.b[0].sum()
+        self.scale, self.cost = quadratic.scale[0], cost
+        self.n_gradients = self.n_hessp = 0
+
+    def _count(self):
+        self.n_gradients += self.cost[0]
+        self.n_hessp += self.cost[1]
+
+    def expand(self, w):
+        self._count()
+        Aw = self.A @ w
+
+        def hessp(v):
+            self.n_hessp += sum(self.cost)
+            return self.A @ v
+
+        return np.sum(w * (Aw / 2 - self.b)) + self.c, Aw - self.b, hessp
+
+    def smoothness(self):
+        """The largest eigenvalue of A."""
+        return max(np.linalg.eigvalsh(self.A)[-1], 0.0)
+
+    def descend(self, w, step):
+        """As in Function, in blocks: iterates T, ..., 2T - 1 are M^T times iterates 0, ..., T - 1, plus a constant."""
+        M, r = np.eye(len(w)) - step * self.A, step * self.b.T  # an iterate is here w', the next one w'M + r
+        powers = [(M, r)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(DOUBLINGS):
+                M, r = M @ M, r @ M + r
+                powers.append((M, r))
+        block = w.T[None]
+        while True:
+            with np.errstate(over="ignore", invalid="ignore"):
+                for M, r in powers[:-1]:
+                    block = np.concatenate([block, block @ M + r])
+                Aw = block @ self.A
+                values = np.sum(block * (Aw / 2 - self.b.T), axis=(1, 2)) + self.c
+                norms = np.linalg.norm(Aw - self.b.T, axis=(1, 2))
+            for each, value, norm in zip(block, values.tolist(), norms.tolist(), strict=True):
+                self._count()
+                yield each.T, value, norm
+            M, r = powers[-1]
+            block = block[:1] @ M + r

@@ -23,6 +23,8 @@ STALLED = 1e-4
 """The subgradient method has converged when PATIENCE steps improve its best value by less than STALLED of it."""
 WELL_CONDITIONED = 1e-5
 """Smallest Cholesky pivot, of a matrix of unit diagonal, that is taken as a sign of a regular matrix."""
+FLATTEST = 1e-12
+"""Least curvature, relative to the largest, that counts as one."""
 LARGEST_STIFF = 500
 """Largest number of parameters for which the flow is integrated by an implicit method."""
 
@@ -30,17 +32,14 @@ LARGEST_STIFF = 500
 def gradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
     """Forward Euler, the paper's MAML: w <- w - beta grad F(w)."""
     step = _step(F, step_size)
-    w, start = w0, None
-    for n_iter in range(max_iter + 1):
-        value, gradient, _ = F.expand(w)
-        norm = np.linalg.norm(gradient)
+    start = None
+    for n_iter, (w, value, norm) in enumerate(F.descend(w0, step)):
         callback(w, value, norm)
         start = value if start is None else start
         _check_descent(F, value, start, step)
         if norm <= tol or n_iter == max_iter:
             message = "" if norm <= tol else _out_of_iterations(value, start)
             return OptimizeResult(x=w, nit=n_iter, success=norm <= tol, message=message, step_size=step)
-        w = w - step * gradient
 
 
 def subgradient_descent(F, w0, *, step_size="auto", tol, max_iter, callback):
@@ -227,6 +226,21 @@ def _conjugate_gradients(hessp, b, tol, max_iter):
     return cg(operator, b.ravel(), rtol=0.0, atol=tol, maxiter=max_iter)[0].reshape(b.shape)
 
 
+def _coordinates(H):
+    """Products with T and T', w = T u, such that H, (d, d) or its diagonal, (d,), is the identity for u: where known.
+
+    Directions that H does not see keep their length, so that rounding errors do not carry w along them.
+    """
+    if H is None or not np.all(np.isfinite(H)):
+        return lambda V: V, lambda V: V
+    eigenvalues, Q = np.linalg.eigh(H) if H.ndim == 2 else (H, None)
+    largest = np.max(eigenvalues, initial=0.0) or 1.0
+    units = 1 / np.sqrt(np.where(eigenvalues > FLATTEST * largest, eigenvalues, largest))
+    if Q is None:
+        return lambda V: units[:, None] * V, lambda V: units[:, None] * V
+    return lambda V: (units * Q) @ V, lambda V: (units * Q).T @ V
+
+
 class _Memory:
     """F for SciPy's minimisers: flat arguments, and the last expansion remembered between value, gradient, products."""
 
@@ -270,7 +284,19 @@ def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
             "made: use solver='gd' or 'ode', or algorithm='maml'"
         )
     memory = _Memory(F, w0.shape)
+    to, back = _coordinates(F.working_hessian())  # as if features were centred, uncorrelated and scaled
     x, n_iter = w0.ravel(), 0
+
+    def at(u):
+        return x + to(u.reshape(w0.shape)).ravel()
+
+    def fun(u):
+        value, gradient = memory.fun(at(u))
+        return value, back(gradient.reshape(w0.shape)).ravel()
+
+    def hessp(u, v):
+        product = memory.hessp(at(u), to(v.reshape(w0.shape)).ravel())
+        return back(product.reshape(w0.shape)).ravel()
 
     def arrived(x):
         return np.linalg.norm(memory.at(x)[1]) <= tol
@@ -282,23 +308,25 @@ def _quasi_newton(F, w0, tol, max_iter, callback, method, options):
     def after_iteration(intermediate_result):
         nonlocal n_iter
         n_iter += 1
-        record(intermediate_result.x)
-        if arrived(intermediate_result.x):
+        record(at(intermediate_result.x))
+        if arrived(at(intermediate_result.x)):
             raise StopIteration
 
     record(x)
     message, exhausted, at_kink = "", False, False
     while not (arrived(x) or exhausted or n_iter >= max_iter):
         before = memory.at(x)[0]
-        x = minimize(
-            memory.fun,
-            x,
-            jac=True,
-            hessp=memory.hessp if method == "Newton-CG" else None,
-            method=method,
-            callback=after_iteration,
-            options=options | {"maxiter": max_iter - n_iter},
-        ).x
+        x = at(
+            minimize(
+                fun,
+                np.zeros(x.size),
+                jac=True,
+                hessp=hessp if method == "Newton-CG" else None,
+                method=method,
+                callback=after_iteration,
+                options=options | {"maxiter": max_iter - n_iter},
+            ).x
+        )
         exhausted = not memory.at(x)[0] < before
         if exhausted and F.structure == "differentiable" and n_iter < max_iter:
             lower, shortest = step_across_kinks(memory.fun, x, tol)

@@ -97,7 +97,7 @@ class EulerStep:
 
     def __call__(self, tasks, W):
         """The point arrived at, the Hessian product there where dw'/dw needs it, and the product with P."""
-        _, G, hessp = tasks.expand(W)
+        G, hessp = tasks.differentiate(W)
         return W - self.product(G), hessp, self.product
 
 

@@ -15,8 +15,10 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from .losses import curvature_bound, working_curvature
 
-NUMBERS_PER_STACK = 1_000_000
+NUMBERS_PER_STACK = 250_000
 """Size of a stack: as many tasks as fit the processor's cache; also the unit of parallel work."""
+NUMBERS_IN_CACHE = 128_000
+"""Size of the parts in which rows are summed up, and of the stacks of the sums."""
 LARGEST_MATRIX = 2_000
 """Largest d for which d x d matrices are formed; beyond, only products with the rows."""
 LARGEST_METRIC = 500
@@ -30,6 +32,10 @@ class Function(ABC):
     def expand(self, W):
         """Value and gradient at W, and the function V -> (Hessian at W) V."""
 
+    def differentiate(self, W):
+        """Gradient at W, and the function V -> (Hessian at W) V: all that an inner step needs."""
+        return self.expand(W)[1:]
+
     def value(self, W):
         """Value at W."""
         return self.expand(W)[0]
@@ -41,6 +47,17 @@ class Function(ABC):
     def hessp(self, W, V):
         """Hessian at W times V."""
         return self.expand(W)[2](V)
+
+    def working_hessian(self):
+        """Hess f, (d, d), with the working curvature of the loss: in which coordinates to search. None if unknown."""
+        return None
+
+    def descend(self, w, step):
+        """Iterates w <- w - step grad F(w), without end: each with its value and the norm of its gradient."""
+        while True:
+            value, gradient, _ = self.expand(w)
+            yield w, value, np.linalg.norm(gradient)
+            w = w - step * gradient
 
 
 class LinearTasks(Function):
@@ -65,17 +82,34 @@ class LinearTasks(Function):
         self.shape = X.shape[0], X.shape[2], Y.shape[2]
         self.weight = weight.sum(axis=1)
         self.S = (weight / self.weight[:, None])[..., None]
+        self._penalised = np.any(penalty)
 
     def expand(self, W):
-        Z = self.X @ W
-        value, slope, curvature = self.loss(self.Y, Z)
-        value = np.sum(self.S * value, axis=(1, 2)) + np.sum(self.penalty * W * W, axis=(1, 2)) / 2
-        gradient = self.X.mT @ (self.S * slope) + self.penalty * W
+        value, *derivatives = self._pointwise(W)
+        value = np.einsum("mn,mnk->m", self.S[..., 0], value)
+        if self._penalised:
+            value = value + np.einsum("d,mdk,mdk->m", self.penalty[:, 0] / 2, W, W)
+        return value, *derivatives
+
+    def differentiate(self, W):
+        return self._pointwise(W)[1:]
+
+    def _pointwise(self, W):
+        """Value of each row, gradient and Hessian product."""
+        value, slope, curvature = self.loss(self.Y, self._predict(W))
 
         def hessp(V):
-            return self.X.mT @ (self.S * curvature * (self.X @ V)) + self.penalty * V
+            product = self.X.mT @ (self.S * curvature * (self.X @ V))
+            return product + self.penalty * V if self._penalised else product
 
-        return value, gradient, hessp
+        gradient = self.X.mT @ (self.S * slope)
+        return value, gradient + self.penalty * W if self._penalised else gradient, hessp
+
+    def _predict(self, W):
+        if W.strides[0] or isinstance(self.X, BlockDiagonal):
+            return self.X @ W
+        m, n, d = self.X.shape  # the same parameters for all tasks: one product of a matrix and a vector
+        return (self.X.reshape(-1, d) @ W[0]).reshape(m, n, -1)
 
     @cached_property
     def _working_weight(self):
@@ -86,6 +120,16 @@ class LinearTasks(Function):
     def mean_curvature(self):
         """Mean of the working curvature over a task's rows, of shape (m,)."""
         return np.sum(self._working_weight, axis=(1, 2))
+
+    def working_hessian(self):
+        """Sum over the tasks; their diagonals alone if the matrix would be large, (d,)."""
+        scale, penalty = np.sqrt(self._working_weight), self.shape[0] * self.penalty[:, 0]
+        X = scale * self.X
+        X = X.rows if isinstance(X, BlockDiagonal) else X.reshape(-1, self.shape[1])
+        if self.shape[1] > LARGEST_METRIC:
+            return np.asarray((X * X).sum(axis=0)).ravel() + penalty
+        H = X.T @ X
+        return (H.toarray() if sparse.issparse(H) else H) + np.diag(penalty)
 
     def smoothness(self):
         """Smoothness constants L_i (shape (m,)): a bound of each task's largest curvature.
@@ -108,10 +152,7 @@ class LinearTasks(Function):
 
     def quadratic(self):
         """The same tasks as quadratics: exact if the loss is one."""
-        value, slope, curvature = self.loss(self.Y, np.zeros_like(self.Y))
-        C, b = self.X.mT @ (self.S * -slope), np.sum(self.S * value, axis=1)
-        H = _gram(self.X, self.S * curvature)
-        return QuadraticTasks(H, C, b, self.weight, self.penalty, curvature=float(curvature))
+        return QuadraticTasks.of_rows(self.X, self.Y, self.S[..., 0] * self.weight[:, None], self.loss, self.penalty)
 
 
 class FewRowTasks(LinearTasks):
@@ -192,6 +233,27 @@ class QuadraticTasks(Function):
         self.scale = np.diagonal(H, axis1=1, axis2=2) + penalty[:, 0] if scale is None else scale
         self.shape = C.shape
 
+    @classmethod
+    def of_rows(cls, X, Y, weight, loss, penalty, fit_intercept=False):
+        """The tasks that :class:`LinearTasks` has of these rows, beside which `fit_intercept` sets a column of ones.
+
+        For a loss that is no quadratic it is its expansion at 0, for a constant curvature.
+        """
+        m, _, d = X.shape
+        total = weight.sum(axis=1)
+        S = (weight / total[:, None])[..., None]
+        value, slope, curvature = loss(Y, np.zeros_like(Y))
+        T = S * -slope
+        if not fit_intercept:
+            H, C = _gram(X, S * curvature, np.empty((m, d, d))), X.mT @ T
+        else:
+            H = np.empty((m, d + 1, d + 1))
+            _gram(X, S * curvature, H[:, :d, :d])
+            H[:, :d, d] = H[:, d, :d] = (X.mT @ (S * curvature))[..., 0]
+            H[:, d, d] = curvature
+            C = np.concatenate([X.mT @ T, T.sum(axis=1, keepdims=True)], axis=1)
+        return cls(H, C, np.sum(S * value, axis=1), total, penalty, curvature=float(curvature))
+
     def expand(self, W):
         def hessp(V):
             return self.H @ V + self.penalty * V
@@ -201,11 +263,13 @@ class QuadraticTasks(Function):
 
     def hessian_sum(self, product, power):
         """The d x d matrix sum_i (I - H_i P_i)^power H_i, H_i with its penalty; `product` is that with the P_i."""
-        H = self.H + np.diagflat(self.penalty)
+        H = self.H + np.diagflat(self.penalty) if np.any(self.penalty) else self.H
+        if not power:
+            return H.sum(axis=0)
         A = H
-        for _ in range(power):
+        for _ in range(power - 1):
             A = A - H @ product(A)
-        return A.sum(axis=0)
+        return A.sum(axis=0) - np.tensordot(H, product(A), axes=([0, 1], [0, 1]))  # H_i = H_i', in one large product
 
     def smoothness(self):
         """Smoothness constants lambda_max(H_i) + max(penalty), of shape (m,)."""
@@ -263,15 +327,13 @@ class QuadraticTasks(Function):
         A task whose rows came in several parts, parts that came from several machines, the mean over tasks: all are
         this one function.
         """
-        key = np.asarray(key)
-        order = np.argsort(key, kind="stable")
-        starts = np.flatnonzero(np.diff(key[order], prepend=-1))
-        weight = np.add.reduceat(self.weight[order], starts)
-        share = self.weight[order] / np.repeat(weight, np.diff(starts, append=len(key)))
+        if np.array_equal(key, np.arange(self.shape[0])):
+            return self
+        weight = np.bincount(key, self.weight)
+        shares = sparse.csr_array((self.weight / weight[key], (key, np.arange(len(key)))))
 
         def average(numbers):
-            share_of = share.reshape(-1, *[1] * (numbers.ndim - 1))
-            return np.add.reduceat(share_of * numbers[order], starts, axis=0)
+            return (shares @ numbers.reshape(len(key), -1)).reshape(-1, *numbers.shape[1:])
 
         H, C, b, scale = map(average, (self.H, self.C, self.b, self.scale))
         return QuadraticTasks(H, C, b, weight, self.penalty, scale, self.mean_curvature)
@@ -291,6 +353,17 @@ class BlockDiagonal:
         block = np.repeat(np.arange(m, dtype=np.int64), np.diff(rows.indptr[::n]))
         indices = rows.indices + d * block
         return cls(sparse.csr_matrix((rows.data, indices, rows.indptr), shape=(m * n, m * d)), (m, n, d))
+
+    @property
+    def rows(self):
+        """The rows, as CSR of shape (m * n, d)."""
+        m, n, d = self.shape
+        return sparse.csr_array((self.matrix.data, self.matrix.indices % d, self.matrix.indptr), shape=(m * n, d))
+
+    def with_ones(self):
+        """With a column of ones beside."""
+        m, n, _ = self.shape
+        return BlockDiagonal.from_rows(sparse.hstack([self.rows, np.ones((m * n, 1))], format="csr"), m)
 
     @property
     def mT(self):
@@ -333,13 +406,19 @@ def _largest_eigenvalue(H, metric):
     return np.linalg.eigvalsh(half(half(H).mT))[:, -1].clip(0) + metric.largest_penalty()
 
 
-def _gram(X, scale):
+def _gram(X, scale, out=None):
     """X_i'diag(scale_i)X_i for each task, of shape (m, d, d)."""
+    out = np.empty((X.shape[0], X.shape[2], X.shape[2])) if out is None else out
     if isinstance(X, BlockDiagonal) and X.size > NUMBERS_PER_STACK:
-        pairs = zip(X.blocks(), (scale * X).blocks(), strict=True)
-        return np.stack([(left.T @ right).toarray() for left, right in pairs])
-    X = _as_array(X)
-    return X.mT @ (scale * X)
+        for each, left, right in zip(out, X.blocks(), (scale * X).blocks(), strict=True):
+            each[:] = (left.T @ right).toarray()
+        return out
+    X, same = _as_array(X), np.all(scale == scale[:, :1])
+    X = X if same else np.sqrt(scale) * X
+    np.matmul(X.mT, X, out=out)  # half of the work of a product of two different ones
+    if same:
+        out *= scale[:, :1]
+    return out
 
 
 def _as_array(X):

@@ -6,17 +6,24 @@ import numpy as np
 from scipy.linalg import LinAlgError
 from scipy.optimize import OptimizeResult
 
-from .meta import MAMLLoss, adapt, collapse, run_parallel
+from .meta import MAMLLoss, OneQuadratic, adapt, collapse
 from .solvers import biphasic, choose_solver, subgradient_descent
 from .steps import inner_step
 from .tasks import QuadraticTasks
+from .threads import blas_threads, run_parallel
 
 SHOTS = 1.0
 """Rows of a new task that training with a learned metric reckons with."""
 ZERO_SHOT = 0.1
 """Weight of f, the loss before adaptation, that training with a learned metric adds to F."""
 
+STACKS_PER_CALL = 8
+"""Stacks that a thread sums up at once: they are small, to fit the cache."""
+
 OUT_OF_RANGE = "the numbers leave the range of floating point: scale X or y, or lower inner_step_size"
+
+HISTORY = ("phase", "grad_norm", "objective", "n_gradients", "n_hessp", "time")
+"""What is recorded of every iterate; the time by the flow only."""
 
 TRAINING_PARAMETERS = (
     "algorithm",
@@ -141,7 +148,7 @@ def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, 
         return step.size
 
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), blas_threads(d, n_jobs):
             sizes, done = [], 0
             results = run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks])
             for (numbers, _), size in zip(stacks, results, strict=True):
@@ -181,24 +188,35 @@ def _collapsed(stacks, structure, step_of, n_inner_steps, zero_shot, first_order
                 parts.append(collapse(tasks, step, n_inner_steps))
         return step, parts
 
+    def add_up(some):
+        sizes, sums = [], []
+        for _, build in some:
+            step, parts = parts_of(build)
+            sizes.append(step.size if step else 0.0)
+            sums = [_mean(pair) for pair in zip(sums, parts, strict=True)] if sums else parts
+        return sizes, sums
+
     sizes, sums = [], []
-    for step, parts in run_parallel(n_jobs, [(parts_of, build) for _, build in stacks]):
-        sizes.append(step.size if step else 0.0)
+    runs = [stacks[i : i + STACKS_PER_CALL] for i in range(0, len(stacks), STACKS_PER_CALL)]
+    for more, parts in run_parallel(n_jobs, [(add_up, run) for run in runs]):
+        sizes += more
         sums = [_mean(pair) for pair in zip(sums, parts, strict=True)] if sums else parts
     if not all(np.all(np.isfinite(quadratic.H)) for quadratic in sums):
         raise ValueError(OUT_OF_RANGE)
     sums[1:] = [adapted.plus(sums[0], zero_shot) for adapted in sums[1:]]
     costs = (1, 0), (n_inner_steps + 1 + (zero_shot > 0), 0 if first_order else n_inner_steps), (0, 0)
-    f, F, *objective = (
-        MAMLLoss([quadratic], structure="quadratic", cost=cost)
-        for quadratic, cost in zip(sums, costs[: len(sums)], strict=True)
-    )
+    f, F, *objective = map(OneQuadratic, sums, costs)
     return f, F, objective[0] if objective else F, sizes
 
 
 def _mean(parts):
-    """One quadratic out of several that each stand for a number of tasks."""
-    return QuadraticTasks.concatenate(parts).reduce(np.zeros(len(parts), dtype=int))
+    """One quadratic out of two that each stand for a number of tasks."""
+    weight = sum(part.weight for part in parts)
+
+    def average(name):
+        return sum(part.weight / weight * getattr(part, name) for part in parts)
+
+    return QuadraticTasks(*map(average, ("H", "C", "b")), weight, parts[0].penalty, average("scale"))
 
 
 def in_task_order(stacks, sizes, step_size):
@@ -237,35 +255,31 @@ class _Trace:
         self.so_far = None
 
     def __call__(self, phase, w, value, norm, time=None):
-        starts = not self.rows or self.rows[-1]["phase"] != phase
+        starts = not self.rows or self.rows[-1][0] != phase
         if starts and self.rows:
-            self.offset = self.rows.pop().get("time", 0.0)
+            self.offset = self.rows.pop()[-1]  # the time, if there is one
         if self.objective is not None:
             value = self.objective.value(w)
-        row = {
-            "phase": phase,
-            "grad_norm": norm,
-            "objective": value,
-            "n_gradients": sum(loss.n_gradients for loss in self.losses),
-            "n_hessp": sum(loss.n_hessp for loss in self.losses),
-        }
-        if time is not None:
-            row["time"] = self.offset + time
+        f, F = self.losses
+        row = phase, norm, value, f.n_gradients + F.n_gradients, f.n_hessp + F.n_hessp
         n_iter = len(self.rows)
-        self.rows.append(row)
+        self.rows.append(row if time is None else (*row, self.offset + time))
         if self.verbose and (n_iter < 10 or n_iter % 10 ** int(np.log10(n_iter)) == 0):
             print(f"iteration {n_iter:5d}  phase {phase}  objective {value:.6e}  gradient norm {norm:.3e}")
         if starts or value < self.best or not self.keeps_best:
             self.w, self.best = w, value
-        before, self.so_far = self.so_far, partial(self._result, self.w, len(self.rows))
-        if not starts and self.on_iteration is not None and self.on_iteration(before, self.so_far):
-            raise _Stop
+        if self.on_iteration is not None:
+            before, self.so_far = self.so_far, partial(self._result, self.w, len(self.rows))
+            if not starts and self.on_iteration(before, self.so_far):
+                raise _Stop
 
     def _result(self, w, n_rows):
         """What training has come to after so many rows of its history."""
-        nit = self.rows[n_rows - 1].get("time", n_rows - 1)
         history = self.history(n_rows)
+        nit = history["time"][-1] if "time" in history else n_rows - 1
         return OptimizeResult(x=w, nit=nit, success=True, message="", step_size=None, history=history, **self.decided)
 
     def history(self, n_rows=None):
-        return {name: np.array([row[name] for row in self.rows[:n_rows]]) for name in self.rows[0]}
+        return {
+            name: np.array(column) for name, column in zip(HISTORY, zip(*self.rows[:n_rows], strict=True), strict=False)
+        }

@@ -6,7 +6,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.meta import MAMLLoss, adapt, collapse, maml
+from sklearn_maml.meta import MAMLLoss, OneQuadratic, adapt, collapse, maml
 from sklearn_maml.steps import inner_step
 from sklearn_maml.tasks import FewRowTasks, Function, LinearTasks, QuadraticTasks
 
@@ -280,7 +280,7 @@ def collapsed(problem, step_size, n_steps, first_order):
     """All stacks collapsed and averaged, in both forms that a stack can have."""
     stacks = [stack.quadratic() if i == 1 else stack for i, stack in enumerate(problem.few)]
     parts = [collapse(stack, inner_step(stack, step_size, "gradient"), n_steps, first_order) for stack in stacks]
-    return MAMLLoss([QuadraticTasks.concatenate(parts).reduce([0, 0, 0])], structure="quadratic")
+    return OneQuadratic(QuadraticTasks.concatenate(parts).reduce([0, 0, 0]))
 
 
 @STEP_SIZES
@@ -318,15 +318,6 @@ def test_collapse_is_the_closed_form(kind, n_steps):
     assert one.weight == [5]
     minimiser = np.linalg.solve(A, b)
     np.testing.assert_allclose(maml_of(problem.outputs[0], minimiser, alpha, n_steps, False)[1], 0, atol=1e-12)
-
-
-def test_only_one_collapsed_task_is_one_quadratic():
-    problem = Problem()
-    stack = problem.few[0]
-    assert not problem.F().is_one_quadratic
-    assert not MAMLLoss([stack.quadratic()], structure="quadratic").is_one_quadratic
-    one = collapse(stack, inner_step(stack, 0.1, "gradient"), 1)
-    assert not MAMLLoss([one], structure="smooth").is_one_quadratic
 
 
 # what does not matter
@@ -415,6 +406,6 @@ def test_costs(loss, n_steps, first_order):
 
 def test_cost_of_a_collapsed_loss_is_that_of_its_tasks():
     stack = Problem().few[0]
-    F = MAMLLoss([collapse(stack, inner_step(stack, 0.1, "gradient"), 3)], structure="quadratic", cost=(4, 3))
+    F = OneQuadratic(collapse(stack, inner_step(stack, 0.1, "gradient"), 3), cost=(4, 3))
     F.gradient(np.zeros((4, 2)))
     assert (F.n_gradients, F.n_hessp) == (4, 3)

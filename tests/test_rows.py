@@ -63,6 +63,7 @@ class Table:
 @pytest.mark.parametrize("limit", [20, 100, 1_000_000])
 def test_stacks_of_ragged_tasks(monkeypatch, form, fit_intercept, structure, limit):
     monkeypatch.setattr(rows_module, "NUMBERS_PER_STACK", limit)
+    monkeypatch.setattr(rows_module, "NUMBERS_IN_CACHE", limit)
     table = Table(form, fit_intercept=fit_intercept)
     assert table.rows.shape == (len(SIZES), 3 + fit_intercept, 2)
     stacks = table.rows.stacks(structure)
@@ -86,7 +87,7 @@ def test_stacks_of_any_loss(form, loss):
 @FORM
 @INTERCEPT
 def test_all_statistics_are_in_task_order(monkeypatch, form, fit_intercept):
-    monkeypatch.setattr(rows_module, "NUMBERS_PER_STACK", 60)
+    monkeypatch.setattr(rows_module, "NUMBERS_IN_CACHE", 60)
     table = Table(form, fit_intercept=fit_intercept)
     table.check(table.rows.all_statistics(), np.arange(len(SIZES)))
 
@@ -121,9 +122,9 @@ def test_stack_size(monkeypatch, form, stays_sparse, limit):
 @INTERCEPT
 def test_task_larger_than_a_stack_is_summed_in_parts(monkeypatch, form, fit_intercept):
     table = Table(form, sizes=[2, 57, 3], fit_intercept=fit_intercept)
-    monkeypatch.setattr(rows_module, "NUMBERS_PER_STACK", 40)
-    gather, parts = table.rows._gather, []
-    monkeypatch.setattr(table.rows, "_gather", lambda rows, weight: parts.append(rows.size) or gather(rows, weight))
+    monkeypatch.setattr(rows_module, "NUMBERS_IN_CACHE", 40)
+    take, parts = table.rows._features, []
+    monkeypatch.setattr(table.rows, "_features", lambda rows: parts.append(rows.size) or take(rows))
     (build,) = (build for tasks, build in table.rows.stacks("one quadratic") if 1 in tasks)
     stack = build()
     assert sum(parts) == 57
@@ -136,7 +137,7 @@ def test_task_larger_than_a_stack_is_summed_in_parts(monkeypatch, form, fit_inte
 def test_one_row_tasks(monkeypatch, l2, sizes):
     """Many at once: as many as fit in a stack, with a d x d matrix for each if there is a penalty."""
     table = Table(sizes=[1] * 50, l2=l2)
-    monkeypatch.setattr(rows_module, "NUMBERS_PER_STACK", 80)
+    monkeypatch.setattr(rows_module, "NUMBERS_IN_CACHE", 80)
     stacks = table.rows.stacks("one quadratic")
     assert [len(tasks) for tasks, _ in stacks] == sizes
     for tasks, build in stacks:
@@ -175,5 +176,5 @@ def test_rows_are_computed_in_double_precision():
     X = table.given.astype(float)
     mine = table.codes == 7
     scaled = np.sqrt(table.weight[mine] / table.weight[mine].sum())[:, None] * X[mine]
-    (H,) = table.rows.statistics([7]).H
+    (H,) = table.rows.statistics(np.array([7])).H
     np.testing.assert_allclose(H[:3, :3], 2 * scaled.T @ scaled, rtol=1e-9)

@@ -11,7 +11,7 @@ from scipy.special import expit
 from sklearn.svm import LinearSVC
 
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.meta import MAMLLoss, collapse
+from sklearn_maml.meta import MAMLLoss, OneQuadratic, collapse
 from sklearn_maml.prior import Prior
 from sklearn_maml.rows import TaskRows
 from sklearn_maml.solvers import (
@@ -71,7 +71,7 @@ class Problem:
     def maml_loss(self, K):
         step = inner_step(self.tasks, self.alpha, self.adaptation)
         if self.collapsed:
-            return MAMLLoss([collapse(self.tasks, step, K, self.first_order)], structure="quadratic")
+            return OneQuadratic(collapse(self.tasks, step, K, self.first_order))
         return MAMLLoss(
             [self.tasks],
             n_steps=K,
@@ -322,7 +322,7 @@ def test_exact_leaves_alone_what_is_flat_to_rounding(kind, n):
     """With alpha = 0.5 one step adapts the intercept fully: its entries of the matrix are noise, not curvature."""
     problem = Problem(X=centred(n), alpha=0.5)
     tasks = problem.tasks if kind == "rows" else problem.tasks.quadratic()
-    F = MAMLLoss([collapse(tasks, inner_step(tasks, 0.5, "gradient"), 1)], structure="quadratic")
+    F = OneQuadratic(collapse(tasks, inner_step(tasks, 0.5, "gradient"), 1))
     result, _ = solve("exact", F, problem.w0)
     np.testing.assert_allclose(result.x[2], problem.w0[2], rtol=1e-9)
     np.testing.assert_allclose(result.x[:, 0], problem.solution(), rtol=1e-9)

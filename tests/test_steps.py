@@ -9,7 +9,7 @@ from test_tasks import as_blocks
 
 from sklearn_maml import steps as steps_module
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.meta import MAMLLoss, adapt, collapse
+from sklearn_maml.meta import MAMLLoss, OneQuadratic, adapt, collapse
 from sklearn_maml.prior import Prior
 from sklearn_maml.steps import EulerStep, Metric, ProximalStep, inner_step
 from sklearn_maml.tasks import FewRowTasks, LinearTasks, QuadraticTasks
@@ -600,7 +600,7 @@ def test_share_of_the_loss_before_adaptation(kind, n, l2, adaptation, prior):
             continue
         for first_order, truth in ((False, F), (True, first)):
             one = collapse(problem.tasks, step, n_steps, first_order).plus(collapse(problem.tasks, None, 0), share)
-            one = MAMLLoss([one], structure="quadratic")
+            one = OneQuadratic(one)
             assert one.is_one_quadratic
             for at in (w, 100 * v):
                 np.testing.assert_allclose(one.gradient(at), truth.gradient(at), rtol=1e-8, atol=1e-9)
