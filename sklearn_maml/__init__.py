@@ -4,8 +4,9 @@ from .adaptation import adapt
 from .base import BiMAMLMixin
 from .classifier import BiMAMLClassifierMixin
 from .exceptions import SingleTaskWarning
-from .linear_model import MAMLRegressor
+from .linear_model import MAMLRegressor, task_statistics
 from .linear_model_cv import MAMLRegressorCV
+from .statistics import TaskStatistics
 from .svm import MAMLSVC
 
 __version__ = "0.1.0"
@@ -17,5 +18,7 @@ __all__ = [
     "MAMLRegressor",
     "MAMLRegressorCV",
     "SingleTaskWarning",
+    "TaskStatistics",
     "adapt",
+    "task_statistics",
 ]

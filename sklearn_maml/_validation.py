@@ -4,6 +4,21 @@ import numpy as np
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_non_negative
 
+_ENGINES = ("dask", "dask_expr", "pyspark", "ray")
+
+
+def check_is_local(caller, **given):
+    """Raise if something given is spread over a cluster: NumPy would download it."""
+    for name, value in given.items():
+        engine = type(value).__module__.partition(".")[0]
+        if engine in _ENGINES:
+            raise TypeError(
+                f"{caller} got a {engine} {type(value).__name__} as {name}, and would have to download all of it. Make "
+                "statistics where the data is, with sklearn_maml.task_statistics, and give their sum to "
+                "MAMLRegressor.fit_statistics; predict and adapt partition by partition. Recipes for each engine: "
+                "https://sklearn-maml.readthedocs.io/en/stable/scaling.html"
+            )
+
 
 def check_weight(sample_weight, n_rows):
     """Row weights as an array of shape (n_rows,); None is ones."""

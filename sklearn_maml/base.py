@@ -15,13 +15,22 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, has_callbacks, with_callbacks
-from ._validation import check_inner_step_size, check_weight, from_parameters, initial_parameters, to_parameters
+from ._validation import (
+    check_inner_step_size,
+    check_is_local,
+    check_weight,
+    from_parameters,
+    initial_parameters,
+    to_parameters,
+)
 from .exceptions import SingleTaskWarning
 from .groups import encode_groups, find_tasks, merge_tasks
 from .prior import learn_prior
 from .rows import TaskRows
-from .tasks import LARGEST_MATRIX, LARGEST_METRIC, NUMBERS_PER_STACK, QuadraticTasks
-from .training import OUT_OF_RANGE, TRAINING_PARAMETERS, adapt_all, meta_train
+from .statistics import TaskStatistics
+from .tasks import LARGEST_MATRIX, LARGEST_METRIC, NUMBERS_PER_STACK
+from .threads import blas_threads
+from .training import OUT_OF_RANGE, TRAINING_PARAMETERS, adapt_all, meta_losses, meta_train
 
 Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
 
@@ -241,12 +250,11 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         structure = self._structure(rows)
         w0 = self._warm_parameters(new, rows) if self.warm_start and hasattr(self, "coef_") else self._start(rows)
         new._learn_prior(rows.with_squared_loss())
-        if rows.shape[0] > 1 and new._learns_prior() and new._prior is None:
-            warnings.warn(_NO_PRIOR.format(*rows.shape[:2]), UserWarning, stacklevel=3)
+        new._warn_without_prior(rows, stacklevel=4)
 
         def fit_of(result):
             fitted = copy.copy(new)
-            fitted._set_fit(result, X, y)
+            fitted._set_fit(result, X.dtype, y.ndim == 1)
             return {"__dict__": vars(fitted)}  # as a whole, so that nothing of a former fit of `self` is left in it
 
         def on_iteration(before, after):
@@ -258,7 +266,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         result = new._meta_train(rows.stacks(structure), w0, structure, **follow)
         _warn_unless_converged(result, stacklevel=4)
         context.call_on_fit_task_end(**given, reconstruction_attributes=lambda: fit_of(result))
-        new._set_fit(result, X, y)
+        new._set_fit(result, X.dtype, y.ndim == 1)
         return self._take_fit_of(new)
 
     def _most_iterations(self):
@@ -321,23 +329,27 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         elif classes is not None and not np.array_equal(np.unique(classes), new.classes_):
             raise ValueError(f"classes={classes!r} differ from those of the first call, {new.classes_}")
         result = meta_train_on(new, new._task_rows(X, y, weight, codes), tasks)
-        new._set_fit(result, X, y)
+        new._set_fit(result, X.dtype, y.ndim == 1)
         return self._take_fit_of(new)
 
     def _add_statistics(self, rows, tasks):
-        """Merge the statistics of these rows with those before, and solve anew."""
-        if rows.n_parameters > LARGEST_MATRIX:
-            raise ValueError(
-                f"partial_fit keeps d x d numbers for each task, too many for {rows.n_parameters} parameters: use fit"
-            )
-        *former, w0 = getattr(self, "_stream", (None, None, None))
-        if former[0] is None:
+        """Add the statistics of these rows to those before, and solve anew."""
+        former, w0 = getattr(self, "_stream", (0, None))
+        statistics = former + self._statistics(rows, tasks)
+        if w0 is None or len(w0) != rows.n_parameters:  # fit_intercept may have been changed
             w0 = self._start(rows)
-        statistics, tasks = _merge_statistics(rows.all_statistics(), tasks, *former)
-        self._stream = statistics, tasks, w0
-        self._learn_prior(statistics)
-        result = self._meta_train(statistics.stacks(), w0, "one quadratic")
-        _warn_unless_converged(result, stacklevel=5)
+        self._stream = statistics, w0
+        quadratics = statistics._tasks_with(self.l2_regularization_, self.fit_intercept)
+        return self._meta_train_on(quadratics, w0, stacklevel=6)
+
+    def _statistics(self, rows, tasks, one_output=True):
+        return TaskStatistics._of_rows(rows, tasks, getattr(self, "feature_names_in_", None), one_output)
+
+    def _meta_train_on(self, quadratics, w0, stacklevel):
+        """Meta-train on the statistics of tasks."""
+        self._learn_prior(quadratics)
+        result = self._meta_train(quadratics.stacks(), w0, "one quadratic")
+        _warn_unless_converged(result, stacklevel)
         return result
 
     def _descend_once(self, rows, tasks):
@@ -346,11 +358,11 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         With inner_step_size="auto" statistics of the tasks are kept, to learn their prior from all rows so far; after
         `fit`, which keeps none, the prior stays that of `fit`.
         """
-        phase, switch_tol, *former = getattr(self, "_stream", (1, self.switch_tol, None, None))
-        from_the_start = former[0] is not None or not hasattr(self, "coef_")
+        phase, switch_tol, statistics = getattr(self, "_stream", (1, self.switch_tol, 0))
+        from_the_start = statistics != 0 or not hasattr(self, "coef_")
         if self._learns_prior() and from_the_start and rows.n_parameters <= LARGEST_METRIC:
-            former = _merge_statistics(rows.with_squared_loss().all_statistics(), tasks, *former)
-            self._learn_prior(former[0])
+            statistics = statistics + self._statistics(rows.with_squared_loss(), tasks)
+            self._learn_prior(statistics._tasks_with(0.0, self.fit_intercept))
         elif self._learns_prior() and not hasattr(self, "_prior"):
             self._set_prior(None)
         once = {"solver": "gd", "max_iter": 1, "switch_tol": switch_tol}
@@ -358,7 +370,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
             once["algorithm"] = "maml"
         w0 = self._parameters() if hasattr(self, "coef_") else self._start(rows)
         result = self._meta_train(rows.stacks(self.task_structure), w0, self.task_structure, **once)
-        self._stream = result.history["phase"][-1], result.switch_tol, *former
+        self._stream = result.history["phase"][-1], result.switch_tol, statistics
         return result
 
     def adapt(
@@ -486,6 +498,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
     def _linear_predictor(self, X, groups):
         """Evaluate z = x'coef + intercept with the parameters of each row's task."""
         check_is_fitted(self)
+        check_is_local(type(self).__name__, X=X, groups=groups)
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
         Z = X @ np.atleast_2d(self.coef_).T + self.intercept_
         for rows, task in self._rows_of_known_tasks(X, groups, self.coef_.size):
@@ -546,6 +559,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
 
     def _check_rows(self, X, y, groups, sample_weight, *, reset):
         """Validate, and leave out rows of weight zero: X, y, weights, each row's task number, the task ids."""
+        check_is_local(type(self).__name__, X=X, y=y, groups=groups, sample_weight=sample_weight)
         X, y = self._validate_xy(X, y, reset)
         codes, tasks = np.zeros(X.shape[0], dtype=np.intp), None
         if groups is not None:
@@ -640,12 +654,17 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         prior = None
         if tasks.shape[0] > 1 and tasks.shape[1] <= LARGEST_METRIC:
             try:
-                with np.errstate(over="ignore", invalid="ignore"):
+                with np.errstate(over="ignore", invalid="ignore"), blas_threads(tasks.shape[1]):
                     stacks = [build() for _, build in tasks.stacks("one quadratic")]
                     prior = learn_prior(stacks, self.metric, self.fit_intercept)
             except np.linalg.LinAlgError:
                 raise ValueError(OUT_OF_RANGE) from None
         self._set_prior(prior)
+
+    def _warn_without_prior(self, tasks, stacklevel):
+        """Warn if there are several tasks, but nothing was learned of how they differ."""
+        if tasks.shape[0] > 1 and self._learns_prior() and self._prior is None:
+            warnings.warn(_NO_PRIOR.format(*tasks.shape[:2]), UserWarning, stacklevel=stacklevel)
 
     def _set_prior(self, prior):
         self._prior = prior
@@ -674,14 +693,15 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         parameters = {name: getattr(self, name) for name in TRAINING_PARAMETERS} | changes
         parameters["prior"] = self._prior if self._learns_prior() else None
         parameters["inner_step_size"] = check_inner_step_size(self.inner_step_size, len(w0))
-        return meta_train(stacks, w0, structure=structure, **parameters)
+        with blas_threads(len(w0), self.n_jobs):
+            return meta_train(stacks, w0, structure=structure, **parameters)
 
-    def _set_fit(self, result, X, y):
-        one_output = y.ndim == 1 and not is_classifier(self)
+    def _set_fit(self, result, dtype, one_output):
+        one_output = one_output and not is_classifier(self)
         for name in _PER_TASK:
             vars(self).pop(name, None)
         self.coef_, self.intercept_ = from_parameters(
-            result.x, X.dtype, one_output=one_output, fit_intercept=self.fit_intercept
+            result.x, dtype, one_output=one_output, fit_intercept=self.fit_intercept
         )
         self._has_intercept = self.fit_intercept
         if not self._learns_prior():
@@ -695,18 +715,22 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         self.history_ = result.history
 
 
-def _merge_statistics(statistics, tasks, former, former_tasks):
-    """Statistics of the tasks, and their ids, out of those of these rows and of the former ones, if any."""
-    if former is None:
-        return statistics, tasks
-    if former.shape[1:] != statistics.shape[1:]:
-        raise ValueError("features, outputs and fit_intercept must stay the same in all calls of partial_fit")
-    if (tasks is None) != (former_tasks is None):
-        raise ValueError("groups must be given to every call of partial_fit, or to none")
-    key = [0, 0]
-    if tasks is not None:
-        key, tasks = merge_tasks(tasks, former_tasks)
-    return QuadraticTasks.concatenate([statistics, former]).reduce(key), tasks
+def losses_of(estimator, X, y, groups, sample_weight, structure=None):
+    """The rows of a fitted meta-learner by task, and its f and F as meta-training has them, or of another structure."""
+    if not isinstance(estimator, BiMAMLMixin):
+        raise TypeError(
+            f"f and F are those of a meta-learner that has a task_loss, got {type(estimator).__name__}: of a Pipeline "
+            "or a search pass the fitted meta-learner inside, and X as it gets it"
+        )
+    check_is_fitted(estimator)
+    X, y, weight, codes, _ = estimator._check_rows(X, y, groups, sample_weight, reset=False)
+    rows = estimator._task_rows(X, y, weight, codes)
+    own = estimator._structure(rows)
+    prior = estimator._prior if estimator._learns_prior() else None
+    step_size = check_inner_step_size(estimator.inner_step_size, rows.n_parameters)
+    how = step_size, estimator.n_inner_steps, estimator.adaptation, prior, estimator.n_jobs
+    f, F, *_ = meta_losses(rows.stacks(own), structure or own, *how)
+    return rows, f, F
 
 
 def _overwrite(former, new, key):

@@ -1,11 +1,16 @@
 """Meta-learned linear regression."""
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import validate_data
 
-from .base import BiMAMLMixin, Matrix
+from ._validation import check_is_local
+from .base import BiMAMLMixin, Matrix, warn_of_one_task
 from .losses import squared_loss
+from .statistics import TaskStatistics
 
 
 class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
@@ -178,6 +183,76 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
 
     task_structure = "quadratic"
 
+    def fit_statistics(self, statistics: TaskStatistics) -> Self:
+        """Learn an initialisation from statistics of rows, which may be anywhere and need not fit in memory.
+
+        The result is that of :meth:`fit` on the rows, to rounding, whatever chunks, machines and order they came from.
+
+        Parameters
+        ----------
+        statistics : TaskStatistics
+            The sum of the statistics of all rows, see :func:`task_statistics`.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator, which keeps nothing of the statistics: to go on with more rows, add theirs. Callbacks
+            do not follow it.
+
+        Raises
+        ------
+        TypeError
+            If `statistics` are something else.
+        ValueError
+            As :meth:`fit`.
+
+        Warns
+        -----
+        SingleTaskWarning
+            If the statistics were made without `groups`.
+        ConvergenceWarning
+            As :meth:`fit`.
+
+        Examples
+        --------
+        A table that comes in chunks, the rows of a task in any of them:
+
+        >>> import numpy as np
+        >>> from sklearn_maml import MAMLRegressor, task_statistics
+        >>> rng = np.random.default_rng(0)
+        >>> groups = rng.integers(10, size=200)
+        >>> X = rng.normal(size=(200, 2))
+        >>> y = X @ [1.0, -2.0] + 3.0 * rng.normal(size=10)[groups] + rng.normal(size=200)
+        >>> chunks = np.split(np.arange(200), 4)
+        >>> statistics = sum(task_statistics(X[rows], y[rows], groups[rows]) for rows in chunks)
+        >>> statistics
+        TaskStatistics(n_tasks=10, n_features=2, n_outputs=1, weight=200, nbytes=1360)
+        >>> model = MAMLRegressor().fit_statistics(statistics)
+        >>> np.allclose(model.coef_, MAMLRegressor().fit(X, y, groups=groups).coef_, rtol=1e-10)
+        True
+        """
+        self._validate_params()
+        self._check_adaptation()
+        if not isinstance(statistics, TaskStatistics):
+            raise TypeError(
+                f"statistics must be TaskStatistics, got {type(statistics).__name__}: make them with "
+                "sklearn_maml.task_statistics"
+            )
+        if not statistics.n_tasks:
+            raise ValueError("the statistics are those of no row: X was empty, or all weights were zero")
+        warn_of_one_task(self, statistics.tasks)
+        new = self._without_fit()
+        new.n_features_in_ = statistics.n_features
+        if statistics.feature_names is not None:
+            new.feature_names_in_ = statistics.feature_names
+        new.l2_regularization_ = self._l2(statistics.weight.mean())
+        tasks = statistics._tasks_with(new.l2_regularization_, self.fit_intercept)
+        w0 = self._warm_parameters(new, tasks) if self.warm_start and hasattr(self, "coef_") else self._start(tasks)
+        result = new._meta_train_on(tasks, w0, stacklevel=4)
+        new._warn_without_prior(tasks, stacklevel=3)
+        new._set_fit(result, *statistics._output)
+        return self._take_fit_of(new)
+
     def predict(
         self, X: Matrix, groups: ArrayLike | None = None, return_std: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -226,3 +301,55 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
             Of shapes that broadcast to that of z.
         """
         return squared_loss(y, z)
+
+
+def task_statistics(
+    X: Matrix, y: ArrayLike, groups: ArrayLike | None, sample_weight: ArrayLike | None = None
+) -> TaskStatistics:
+    """Statistics of rows: what :class:`MAMLRegressor` needs to know of them, a few numbers for each task.
+
+    To be called wherever rows are, for any part of them; a task's rows may be in several parts. The sum of all parts'
+    statistics goes into :meth:`MAMLRegressor.fit_statistics`.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Rows; none at all are fine.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Targets.
+    groups : array-like of shape (n_samples,) or None
+        The task each row belongs to. None, in all parts, is one task.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Row weights within a task.
+
+    Returns
+    -------
+    statistics : TaskStatistics
+        The statistics, in float64. Mean products of features, y and a column of ones: of features or a target whose
+        mean is more than 10,000 standard deviations from zero too few digits are left, and fitting warns of it.
+
+    Raises
+    ------
+    TypeError
+        If something given is spread over a cluster.
+    ValueError
+        For unusable input, as in :meth:`MAMLRegressor.fit`, and more than 2000 features.
+
+    Examples
+    --------
+    >>> from sklearn_maml import task_statistics
+    >>> one = task_statistics([[1.0], [2.0], [4.0]], [1.0, 3.0, 2.0], groups=["a", "a", "b"])
+    >>> two = task_statistics([[3.0], [5.0]], [2.0, 1.0], groups=["b", "c"])
+    >>> (one + two).tasks.tolist(), (one + two).weight.tolist()
+    (['a', 'b', 'c'], [2.0, 2.0, 1.0])
+    """
+    model = MAMLRegressor()
+    check_is_local("task_statistics", X=X, y=y, groups=groups, sample_weight=sample_weight)
+    n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+    if not n_rows or (sample_weight is not None and not np.any(sample_weight)):
+        X = validate_data(model, X, accept_sparse="csr", ensure_min_samples=0)
+        tasks = None if groups is None else np.array([], dtype=object)
+        n_outputs = np.shape(y)[1] if np.ndim(y) == 2 else 1
+        return TaskStatistics._of_no_row(X.shape[1], n_outputs, tasks, getattr(model, "feature_names_in_", None))
+    X, y, weight, codes, tasks = model._check_rows(X, y, groups, sample_weight, reset=True)
+    return model._statistics(model._task_rows(X, y, weight, codes), tasks, y.ndim == 1)

@@ -21,7 +21,7 @@ from .exceptions import SingleTaskWarning
 from .few_shot import Table, few_shot_errors, fit_others, in_support, leave_one_out, pooled_without, row_priorities
 from .groups import check_held_out_as_a_whole
 from .linear_model import MAMLRegressor
-from .meta import run_parallel
+from .threads import run_parallel
 from .training import print_progress
 
 LARGEST_CLOSED_FORM = 10_000_000

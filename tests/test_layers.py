@@ -12,9 +12,11 @@ import sklearn_maml
 
 PACKAGE = Path(sklearn_maml.__file__).parent
 LAYERS = [  # a file may import from the lines above its own
-    {"losses", "exceptions", "groups", "kinks", "_sklearn"},
+    {"exceptions", "groups", "kinks", "threads", "_sklearn"},
+    {"arrays"},
+    {"losses"},
     {"_validation", "columns", "tasks"},
-    {"steps", "rows"},
+    {"steps", "rows", "statistics"},
     {"meta", "prior"},
     {"solvers", "theory"},
     {"training", "few_shot"},
@@ -22,7 +24,8 @@ LAYERS = [  # a file may import from the lines above its own
     {"classifier", "certificate"},
     {"linear_model", "svm"},
     {"adaptation", "linear_model_cv", "testing"},
-    {"compose", "metrics"},
+    {"compose", "queries"},
+    {"metrics"},
     {"datasets.simulated", "datasets.real"},
     {"datasets.__init__"},
     {"model_selection"},

@@ -1,0 +1,88 @@
+"""What statistics of tasks cost to make, send, merge and fit to; and from that a plan for a cluster.
+
+Run ``python benchmarks/task_statistics.py``: one thread, medians of three. The plan is arithmetic, not a measurement.
+"""
+
+import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+import pickle
+import time
+import tracemalloc
+
+import numpy as np
+
+from sklearn_maml import MAMLRegressor, TaskStatistics, task_statistics
+
+N_TASKS, N_ROWS, N_FEATURES = 10_000, 100, 20
+ROWS, TASKS, MACHINES, CORES = 1e9, 1e7, 100, 16
+NETWORK, DISK = 1e9, 5e8  # bytes a second into one machine, and from one machine's disk or object store
+
+
+def seconds(call):
+    """Median time of three calls, and the result."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = call()
+        times.append(time.perf_counter() - start)
+    return np.median(times), result
+
+
+def make_table(seed=0):
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(N_TASKS), N_ROWS)
+    X = rng.normal(size=(len(groups), N_FEATURES))
+    y = np.einsum("nd,nd->n", X, rng.normal(1, 0.3, size=(N_TASKS, N_FEATURES))[groups]) + rng.normal(size=len(groups))
+    return X, y, groups
+
+
+def peak_of(call):
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+X, y, groups = make_table()
+order = np.random.default_rng(1).permutation(len(y))
+shuffled = X[order], y[order], groups[order]
+make, statistics = seconds(lambda: task_statistics(X, y, groups))
+make_shuffled, _ = seconds(lambda: task_statistics(*shuffled))
+send, packed = seconds(lambda: pickle.dumps(statistics))
+same, _ = seconds(lambda: statistics + statistics)
+parts = [task_statistics(X[rows], y[rows], groups[rows]) for rows in np.array_split(np.arange(len(y)), 100)]
+stream, _ = seconds(lambda: TaskStatistics.merge(parts))
+given, _ = seconds(lambda: MAMLRegressor(inner_step_size=0.1).fit_statistics(statistics))
+learned, _ = seconds(lambda: MAMLRegressor().fit_statistics(statistics))
+given_peak = peak_of(lambda: MAMLRegressor(inner_step_size=0.1).fit_statistics(statistics))
+learned_peak = peak_of(lambda: MAMLRegressor().fit_statistics(statistics))
+task_bytes = len(packed) / N_TASKS
+
+print(f"{N_TASKS:,} tasks of {N_ROWS} rows, {N_FEATURES} features, one core")
+print(f"make, sorted by task      {1e9 * make / len(y):8.0f} ns a row")
+print(f"make, shuffled            {1e9 * make_shuffled / len(y):8.0f} ns a row")
+print(f"pickled                   {task_bytes:8.0f} bytes a task ({8 * N_ROWS * (N_FEATURES + 2)} as rows)")
+print(f"pickle                    {1e9 * send / N_TASKS:8.0f} ns a task")
+print(f"add, the same tasks       {1e9 * same / N_TASKS:8.0f} ns a task")
+print(f"merge a stream of 100     {1e9 * stream / N_TASKS:8.0f} ns a task")
+print(f"fit, given step           {1e9 * given / N_TASKS:8.0f} ns a task, {given_peak / N_TASKS:6.0f} bytes beside")
+print(f"fit, learned step         {1e9 * learned / N_TASKS:8.0f} ns a task, {learned_peak / N_TASKS:6.0f} bytes beside")
+
+read = 8 * ROWS * (N_FEATURES + 2) / MACHINES / DISK
+compute = ROWS * make_shuffled / len(y) / MACHINES / CORES
+sent = TASKS * task_bytes
+levels = np.ceil(np.log2(MACHINES))
+print(f"\nOn paper: {ROWS:.0e} rows, {TASKS:.0e} tasks, {MACHINES} machines of {CORES} cores, whole tasks on a machine")
+print(f"read {8 * ROWS * (N_FEATURES + 2) / MACHINES / 1e9:.1f} GB a machine         {read:8.1f} s")
+print(f"make statistics               {compute:8.1f} s")
+print(f"send {sent / 1e9:.1f} GB to one machine    {sent / NETWORK:8.1f} s")
+print(f"merge them there, one core    {TASKS * stream / N_TASKS:8.1f} s")
+for name, time_taken, peak in (("given", given, given_peak), ("learned", learned, learned_peak)):
+    memory = (sent + TASKS * peak / N_TASKS) / 1e9
+    print(f"{f'fit, {name} step, one core':30s}{TASKS * time_taken / N_TASKS:8.1f} s, {memory:.0f} GB")
+print(
+    f"with rows of every task on all machines: {levels:.0f} times {sent / 1e9:.1f} GB, {levels * sent / NETWORK:.0f} s"
+)
