@@ -2,20 +2,35 @@
 
 The model is that of a mixed model with random coefficients: y_i = X_i w_i + noise, w_i ~ N(mean, noise_variance G),
 noise ~ N(0, noise_variance). G, the covariance of the tasks' parameters in units of the noise, is all that adaptation
-needs. It is found by restricted maximum likelihood (Patterson & Thompson 1971; profiled as in Bates et al. 2015).
+needs. It is found by restricted maximum likelihood (Patterson & Thompson 1971; profiled as in Bates et al. 2015), with
+Newton's method: a handful of passes over the tasks.
 """
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.linalg import eigh
+from scipy.linalg.blas import dtrsm
+from scipy.optimize import minimize, nnls
 
 from .steps import Metric
-from .tasks import LARGEST_METRIC, NUMBERS_PER_STACK
+from .tasks import LARGEST_METRIC, NUMBERS_IN_CACHE
 
 NOISE_FLOOR = 1e-6
 """Smallest noise variance, as a share of the variance of the target."""
+
+ACCURACY = 1e-10
+"""What the slope may promise of the last step, of a likelihood that changes by 1 over a standard error."""
+NEAR = 10.0
+"""What Fisher scoring promises where Newton's method does better."""
+MOST_STEPS = 20
+"""Number of Newton steps; half of them do, but on ridges."""
+ROUNDING = 1e-12
+"""Relative error of the likelihood, and more."""
+SMALL_TRIANGLE = 12
+"""Size of triangles below which all tasks at once, row by row, are faster than one after the other."""
 
 FAR_FROM_ZERO = 1e-4
 """Ratio of spread to size below which too few digits of the spread are left."""
@@ -85,85 +100,102 @@ def learn_prior(stacks, metric, fit_intercept):
     likelihood = _Likelihood(factors, fit_intercept)
     if likelihood.freedom < 1 or not np.any(likelihood.varying):
         return None
-    diagonal, small = _Diagonal(likelihood), np.where(likelihood.scale > 0, 0.1, 0.0)
-    theta = np.abs(_descend(diagonal, _score(diagonal, small), max_iter=30))
-    held = (theta < 1e-3 * small) & (np.diagonal(diagonal.at(theta).slope) < -1e-3)
-    if np.any(held):  # 0 is stationary, but not the best there
-        theta = np.abs(_descend(diagonal, np.where(held, small, theta), max_iter=30))
+    variance, point = _diagonal(likelihood)
     if metric == "diag":
-        variance = np.square(np.divide(theta, likelihood.scale, out=np.zeros(d), where=likelihood.scale > 0))
-        return Prior(likelihood.mean_row, variance[:, None], likelihood.noise_of(diagonal.at(theta)))
-    triangle = _Triangle(likelihood)
-    root = _expect_and_maximise(likelihood, np.diag(np.maximum(theta, small)), max_iter=50)  # not from a saddle
-    entries = _descend(triangle, root[triangle.entries], max_iter=200)
-    noise = likelihood.noise_of(triangle.at(entries))
-    return Prior(likelihood.from_standard @ triangle.fill(entries), np.ones((1, 1)), noise)
+        variance = np.divide(variance, likelihood.scale**2, out=np.zeros(d), where=likelihood.scale > 0)
+        return Prior(likelihood.mean_row, variance[:, None], likelihood.noise_of(point))
+    root, point = _full(likelihood, point)
+    return Prior(likelihood.from_standard @ root, np.ones((1, 1)), likelihood.noise_of(point))
 
 
-def _score(diagonal, theta):
-    """Fisher scoring in a trust region: a few iterations come close, also from far away."""
-    return minimize(
-        diagonal.value, theta, jac=diagonal.slope, hess=diagonal.fisher, method="trust-exact", options={"maxiter": 20}
-    ).x
+def _diagonal(likelihood):
+    """The most likely variances, G = diag(variance), and the likelihood there.
 
-
-def _expect_and_maximise(likelihood, root, max_iter):
-    """EM steps for a full G, as long as they bring the likelihood forward: fast where tasks tell much.
-
-    The mean of what G is expected to be given the rows, mean_i E[w_i w_i'], is G - G slope G / m.
+    Fisher scoring from afar, where its model, a covariance linear in the variances and the noise, holds at any distance
+    (the first step, from G = 0, is the unbiased quadratic estimate, MINQUE, Rao 1971), and Newton's method nearby.
     """
-    value = np.inf
-    for _ in range(max_iter):
+    variance = np.zeros(len(likelihood.scale))
+    point, former, length = likelihood(variance), None, 1.0
+    for _ in range(MOST_STEPS):
+        slope, expected, observed = point.diagonal
+        step = _bounded_step(expected, slope, variance)
+        if -slope @ step < NEAR:
+            curvature = model = _between(observed, expected)
+            if former is not None:
+                move = variance - former[0]
+                model = _with_secant(model, move, slope - former[1] + (curvature - former[2]) @ move / 2)
+            step = _bounded_step(model, slope, variance)
+            former = variance, slope, curvature
+        noise_left = 1 - step @ np.diagonal(point.information) / likelihood.freedom
+        promise, step = -slope @ step, step / max(0.05, noise_left)  # G is in units of it
+        length = min(1.0, 4 * length)
+        while length * promise > ACCURACY:
+            ahead = (variance + length * step).clip(0)
+            trial = likelihood(np.sqrt(ahead))
+            if trial.value <= point.value + ROUNDING * abs(point.value):
+                break
+            length /= 2
+        else:
+            return variance, point
+        variance, point = ahead, trial
+    return _along_a_ridge(likelihood, variance)
+
+
+def _along_a_ridge(likelihood, variance):
+    """The same from nearby by L-BFGS, where noise and scatter of many features can pass for each other."""
+    start = likelihood(np.sqrt(variance)).value
+
+    def function(root):
         point = likelihood(root)
-        if not point.value < value:
-            break
-        best, value, G = root, point.value, root @ root.T
-        variance, Q = np.linalg.eigh(G - G @ point.slope @ G / likelihood.n_tasks)
-        root = np.linalg.qr(np.sqrt(variance.clip(0))[:, None] * Q.T, mode="r").T
-    return best
+        return point.value - start, 2 * point.diagonal[0] * root
+
+    options = {"ftol": 1e-12, "gtol": 1e-5, "maxiter": 200, "maxcor": 20}
+    root = minimize(function, np.sqrt(variance), jac=True, method="L-BFGS-B", options=options).x
+    return root**2, likelihood(np.abs(root))
 
 
-def _descend(function, theta, max_iter):
-    """L-BFGS, to the end."""
-    options = {"ftol": 1e-12, "gtol": 1e-5, "maxiter": max_iter}
-    return minimize(function.value, theta, jac=function.slope, method="L-BFGS-B", options=options).x
+def _bounded_step(curvature, slope, variance):
+    """To the least of the quadratic model of the likelihood among variances of at least 0."""
+    root = np.linalg.cholesky(curvature).T
+    units = np.linalg.norm(root, axis=0)
+    target = np.linalg.solve(root.T, curvature @ variance - slope)
+    return nnls(root / units, target)[0] / units - variance
 
 
-class _Triangle:
-    """The likelihood as a function of the entries of L, where G = L L'; remembers the last point for SciPy."""
-
-    def __init__(self, likelihood):
-        self.likelihood, self.last = likelihood, None
-        self.entries = np.tril_indices(len(likelihood.scale))
-
-    def fill(self, theta):
-        L = np.zeros(self.likelihood.from_standard.shape)
-        L[self.entries] = theta
-        return L
-
-    def at(self, theta):
-        if self.last is None or not np.array_equal(theta, self.last):
-            self.last, self.point = theta.copy(), self.likelihood(self.fill(theta))
-        return self.point
-
-    def value(self, theta):
-        return self.at(theta).value
-
-    def slope(self, theta):
-        return 2 * (self.at(theta).slope @ self.fill(theta))[self.entries]
+def _between(observed, expected):
+    """The observed second derivatives, where they are between a tenth and three times the expected ones."""
+    ratio, U = eigh(observed, expected)
+    return (expected @ U * ratio.clip(0.1, 3)) @ (expected @ U).T
 
 
-class _Diagonal(_Triangle):
-    """The same for diagonal L."""
+def _with_secant(curvature, move, turn):
+    """The second derivatives, but so that the last move turns the slope as it did (the update of BFGS)."""
+    bent = curvature @ move
+    if turn @ move < 0.01 * bent @ move:
+        return curvature
+    return curvature - np.outer(bent, bent) / (bent @ move) + np.outer(turn, turn) / (turn @ move)
 
-    def __init__(self, likelihood):
-        super().__init__(likelihood)
-        self.entries = np.diag_indices(len(likelihood.scale))
 
-    def fisher(self, theta):
-        """Expected second derivatives, and what is left of the slope where it is positive."""
-        point = self.at(theta)
-        return 4 * np.outer(theta, theta) * point.fisher() + np.diag(2 * np.diagonal(point.slope).clip(0))
+def _full(likelihood, point):
+    """The most likely L, G = L L', and the likelihood there, by L-BFGS.
+
+    L = unit @ theta, in coordinates in which the tasks tell at `point` as much about one parameter as about any other:
+    the expected second derivatives in G are about n_tasks times the identity there. The search starts from above, where
+    every task alone would put G: from below, from singular L, it can stay there.
+    """
+    unit = np.sqrt(likelihood.n_tasks) * point.root
+    start, theta = likelihood(unit), np.eye(unit.shape[1])
+
+    def function(theta):
+        L = unit @ theta.reshape(unit.shape[1], -1)
+        point = likelihood(L)
+        return point.value - start.value, 2 * (unit.T @ point.slope @ L).ravel()
+
+    options = {"ftol": 1e-12, "gtol": 1e-5 * np.sqrt(likelihood.n_tasks), "maxiter": 300, "maxcor": 20}
+    theta = minimize(function, theta.ravel(), jac=True, method="L-BFGS-B", options=options).x
+    L = np.zeros((len(unit), len(unit)))
+    L[:, : unit.shape[1]] = unit @ theta.reshape(unit.shape[1], -1)
+    return L, likelihood(L)
 
 
 class _Likelihood:
@@ -194,10 +226,12 @@ class _Likelihood:
         if np.any(far) or np.any(self.varying & (variance < FAR_FROM_ZERO**2 * square / weight)):
             what = f"features {np.flatnonzero(far).tolist()}" if np.any(far) else "the target"
             warnings.warn(_FAR.format(what), UserWarning, stacklevel=6)
-        self.factors = [(R @ self.from_standard, Z[..., self.varying]) for R, Z, _, _ in factors]
         self.rest = sum(rest.sum(axis=0) for _, _, rest, _ in factors)[self.varying]
-        information = sum(np.tensordot(R, R, axes=([0, 1], [0, 1])) for R, _ in self.factors)
-        eigenvalues = np.linalg.eigvalsh(information)
+        self.blocks = []  # R and Z side by side, as many tasks as their d x d matrices fit the cache
+        for R, Z, _, _ in factors:
+            RZ = np.concatenate([R @ self.from_standard, Z[..., self.varying]], axis=2)
+            self.blocks += np.array_split(RZ, -(-len(RZ) * len(H) ** 2 // NUMBERS_IN_CACHE))
+        eigenvalues = np.linalg.eigvalsh(sum(_gram(block)[: len(H), : len(H)] for block in self.blocks))
         self.rank = np.sum(eigenvalues > 1e-10 * eigenvalues[-1])
         self.freedom = weight - self.rank
 
@@ -212,40 +246,93 @@ class _Likelihood:
 
 
 class _Point:
-    """Value, slope in G and noise at one L, after generalised least squares for the mean."""
+    """Value, derivatives in G and noise at one L, after generalised least squares for the mean.
+
+    L is a matrix, or the diagonal of one. What is needed of a task with V = I + R G R' is V^-1/2 [R, Z], for the
+    triangular root of V: it gives R'V^-1 R, its information M, and R'V^-1 (Z - R mean), its error g.
+    """
 
     def __init__(self, likelihood, L):
-        Q, q, square, logdet, solved = 0.0, 0.0, likelihood.rest, 0.0, []
-        for R, Z in likelihood.factors:
-            RL = R @ L
-            V = RL @ RL.mT
-            V[:, *np.diag_indices(V.shape[1])] += 1
-            logdet += np.linalg.slogdet(V)[1].sum()
-            VR, VZ = np.split(np.linalg.solve(V, np.concatenate([R, Z], axis=2)), [R.shape[2]], axis=2)
-            Q = Q + np.tensordot(R, VR, axes=([0, 1], [0, 1]))
-            q = q + np.tensordot(R, VZ, axes=([0, 1], [0, 1]))
-            square = square + np.sum(Z * VZ, axis=(0, 1))
-            solved.append((R, VR, VZ))
-        eigenvalues, P = (part[..., len(Q) - likelihood.rank :] for part in np.linalg.eigh(Q))
-        root = P / np.sqrt(eigenvalues)
-        mean = root @ (root.T @ q)
-        square = square - np.sum(q * mean, axis=0)
-        k, self.freedom = len(square), likelihood.freedom
-        self.noise = np.maximum(square / self.freedom, likelihood.floor)
-        logs = logdet + np.log(eigenvalues).sum()
-        self.value = np.sum(self.freedom * np.log(self.noise / likelihood.floor) + square / self.noise) / k + logs
-        self.information, self.slope, self.solved = Q, Q.copy(), solved
-        for R, VR, VZ in solved:
-            shared = VR.mT @ (R @ root)
-            error = R.mT @ VZ - VR.mT @ (R @ mean)
-            self.slope -= np.tensordot(shared, shared, axes=([0, 2], [0, 2]))
-            self.slope -= np.tensordot(error / (k * self.noise), error, axes=([0, 2], [0, 2]))
+        self.likelihood, d = likelihood, len(L)
+        self.blocks, gram, logs = [], 0.0, 0.0
+        for block in likelihood.blocks:
+            if np.any(L):
+                RL = block[..., :d] * L if L.ndim == 1 else block[..., :d] @ L
+                V = RL @ RL.mT
+                V[:, *np.diag_indices(V.shape[1])] += 1
+                root = np.linalg.cholesky(V)
+                logs += 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum()
+                block = _solve_triangles(root, block)
+            gram = gram + _gram(block)
+            self.blocks.append(block)
+        self.information, q = gram[:d, :d], gram[:d, d:]
+        eigenvalues, P = (part[..., d - likelihood.rank :] for part in np.linalg.eigh(self.information))
+        self.root = P / np.sqrt(eigenvalues)
+        self.mean = self.root @ (self.root.T @ q)
+        square = likelihood.rest + np.diagonal(gram)[d:] - np.sum(q * self.mean, axis=0)
+        k, freedom = len(square), likelihood.freedom
+        self.noise = np.maximum(square / freedom, likelihood.floor)
+        logs += np.log(eigenvalues).sum()
+        self.value = np.sum(freedom * np.log(self.noise / likelihood.floor) + square / self.noise) / k + logs
+        self.precision = 1 / (k * self.noise)
+        self.free = np.where(square > freedom * likelihood.floor, 1.0, 0.0)  # of the floor
 
-    def fisher(self):
-        """Expected second derivatives in the diagonal of G, but for terms that many tasks make small."""
-        trace = np.diagonal(self.information)
-        total = -np.outer(trace, trace) / self.freedom
-        for R, VR, _ in self.solved:
-            for part in np.array_split(np.arange(len(R)), 1 + len(R) * len(trace) ** 2 // NUMBERS_PER_STACK):
-                total = total + np.sum(np.square(R[part].mT @ VR[part]), axis=0)
-        return total
+    def _tasks(self):
+        """V^-1/2 R and g of one block of tasks after the other."""
+        d = len(self.mean)
+        for block in self.blocks:
+            R = block[..., :d]
+            yield R, R.mT @ (block[..., d:] - R @ self.mean)
+
+    @cached_property
+    def diagonal(self):
+        """In the diagonal of G: the slope, and the second derivatives, expected and observed.
+
+        The slope is exact. The second derivatives are so but for what the mean takes of traces, little with many tasks.
+        """
+        d, taken, squares, spread, cross, lengths = len(self.mean), 0.0, 0.0, 0.0, 0.0, 0.0
+        for R, g in self._tasks():
+            M = R.mT @ R
+            B = M @ self.root if 2 * R.shape[1] > d else R.mT @ (R @ self.root)
+            taken = taken + np.einsum("iab,iab->a", B, B)
+            squares = squares + np.einsum("iab,iab->ab", M, M)
+            spread = spread + np.einsum("iab,iab->ab", M, (self.precision * g) @ g.mT)
+            cross = cross + np.einsum("iak,iab->kab", g, M)
+            lengths = lengths + self.precision * np.sum(g * g, axis=0)
+        trace, n_rows = np.diagonal(self.information), self.likelihood.freedom + self.likelihood.rank
+        expected = squares + np.diag(np.where(trace > 0, 1e-10 * np.diagonal(squares), 1.0))
+        at_most = trace @ np.linalg.solve(expected, trace)  # n_rows if rows weigh 1
+        expected -= self.free.mean() / max(n_rows, 1.1 * at_most) * np.outer(trace, trace)
+        cross = cross @ self.root
+        observed = 2 * (spread - np.einsum("k,kar,kbr->ab", self.precision, cross, cross))
+        observed -= (1 - taken.sum() / trace.sum()) * squares
+        observed -= len(self.free) / self.likelihood.freedom * (self.free * lengths) @ lengths.T
+        return trace - taken - lengths.sum(axis=1), expected, observed
+
+    @cached_property
+    def slope(self):
+        """In all of G, of shape (d, d)."""
+        slope = self.information
+        for R, g in self._tasks():
+            B = R @ self.root
+            taken = np.tensordot(R, B @ B.mT @ R, axes=([0, 1], [0, 1]))
+            slope = slope - taken - np.tensordot(self.precision * g, g, axes=([0, 2], [0, 2]))
+        return slope
+
+
+def _gram(blocks):
+    """Sum over tasks of B'B."""
+    return np.tensordot(blocks, blocks, axes=([0, 1], [0, 1]))
+
+
+def _solve_triangles(root, B):
+    """Solve root_i X_i = B_i for lower triangles: small ones row by row for all tasks, large ones task by task."""
+    X, n = B.copy(), root.shape[1]
+    if n < SMALL_TRIANGLE:
+        for i in range(n):
+            X[:, i] -= (root[:, i, None, :i] @ X[:, :i])[:, 0]
+            X[:, i] /= root[:, i, i, None]
+    else:
+        for triangle, columns in zip(root, X, strict=True):
+            dtrsm(1.0, triangle.T, columns.T, side=1, overwrite_b=1)  # in place: both are in Fortran's order
+    return X

@@ -8,7 +8,7 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from sklearn_maml import prior as prior_module
 from sklearn_maml.losses import squared_loss
 from sklearn_maml.meta import adapt
-from sklearn_maml.prior import NOISE_FLOOR, Prior, _Likelihood, learn_prior
+from sklearn_maml.prior import NOISE_FLOOR, Prior, _Likelihood, _Point, _solve_triangles, learn_prior
 from sklearn_maml.rows import TaskRows
 from sklearn_maml.steps import Metric, inner_step
 
@@ -124,6 +124,115 @@ def test_slope_where_the_noise_is_at_its_floor():
     ahead, behind = (likelihood(L + sign * h * direction).value for sign in (1, -1))
     slope = 2 * np.sum((likelihood(L).slope @ L) * direction)
     np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=1e-5)
+
+
+@INTERCEPT
+@pytest.mark.parametrize("k", [1, 2])
+def test_likelihood_of_a_diagonal(fit_intercept, k):
+    """As of the matrix, with the slope in its diagonal."""
+    likelihood = Table(d=4, k=k, fit_intercept=fit_intercept).likelihood()
+    for root in (np.zeros(4), np.array([0.3, 0.0, 2.0, 0.1])):
+        point, same = likelihood(root), likelihood(np.diag(root))
+        np.testing.assert_allclose(point.value, same.value, rtol=1e-12)
+        np.testing.assert_allclose(point.noise, same.noise, rtol=1e-12)
+        np.testing.assert_allclose(point.diagonal[0], np.diag(same.slope), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("sizes", [[2] * 300, [9] * 100], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_second_derivatives_of_the_likelihood(sizes, k):
+    """The observed ones against differences of the slope; the expected ones are their mean over data sets."""
+    d, variance = 4, np.array([0.8, 0.3, 0.1, 0.5])
+    likelihood = Table(sizes, d=d, k=k).likelihood()
+    _, expected, observed = likelihood(np.sqrt(variance)).diagonal
+    differences = [
+        (likelihood(np.sqrt(variance + h)).diagonal[0] - likelihood(np.sqrt(variance - h)).diagonal[0]) / 2e-4
+        for h in 1e-4 * np.eye(d)
+    ]
+    units = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    assert np.abs((observed - differences) / units).max() < 0.02
+    X, level = Table(sizes, d=d).X, Table(sizes, d=d).from_level()
+    table, total, n_tables = Table(sizes, d=d), 0.0, 60
+    scale = np.sqrt(variance) * np.diag(table.likelihood().from_standard)
+    rng = np.random.default_rng(2)
+    for _ in range(n_tables):  # of this scatter
+        W = level @ (scale[:, None] * rng.normal(size=(d, len(sizes))))
+        table.Y = np.sum(X * W.T[table.codes], axis=1, keepdims=True) + rng.normal(size=(len(X), 1))
+        total = total + table.likelihood()(np.sqrt(variance)).diagonal[2]
+    assert np.abs((total / n_tables - expected) / units).max() < 0.1
+
+
+@METRICS
+def test_few_evaluations_find_the_estimate(monkeypatch, metric):
+    """They are what learning costs."""
+    evaluations = count_evaluations(monkeypatch)
+    for table in (Table([8] * 200, d=4), Table([30] * 60, d=4, spread=(0, 1, 0.2, 3)), Table([3] * 300, d=4)):
+        evaluations.clear()
+        table.learn(metric)
+        assert len(evaluations) <= {"diag": 7, "full": 40}[metric]
+
+
+def count_evaluations(monkeypatch):
+    """A list that grows with every evaluation of a likelihood."""
+    evaluations, start = [], _Point.__init__
+    monkeypatch.setattr(_Point, "__init__", lambda self, *args: evaluations.append(start(self, *args)))
+    return evaluations
+
+
+def test_few_evaluations_where_second_derivatives_are_approximate(monkeypatch):
+    """Few tasks, and a feature that only differs between them: the steps made correct them."""
+    evaluations = count_evaluations(monkeypatch)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        table = Table(rng.integers(1, 12, 12), d=4, seed=seed)
+        table.features[:, 0] = rng.normal(size=12)[table.codes]
+        evaluations.clear()
+        table.learn()
+        assert len(evaluations) <= 15
+
+
+@pytest.mark.parametrize("weight", [0.4, 0.6, 1e3])
+def test_rows_of_any_weight(weight):
+    """They count by weight, as fewer rows than there are, or more."""
+    prior = Table([3] * 8, d=3).learn(weight=np.full(24, weight))
+    assert np.all(np.isfinite(prior.covariance()))
+    assert np.all(prior.noise > 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_left_to_gain(seed):
+    """At a variance of zero the slope is up; elsewhere it is flat, in standard errors."""
+    table = Table([7] * 40, d=4, spread=(1, 0, 0.1, 0), seed=seed)
+    prior, likelihood = table.learn(), table.likelihood()
+    variance = prior.variance[:, 0] * likelihood.scale**2
+    slope, expected, _ = likelihood(np.sqrt(variance)).diagonal
+    slope = slope / np.sqrt(np.diag(expected))
+    assert np.all(slope[variance == 0] >= 0)
+    assert np.abs(slope[variance > 0]).max() < 1e-4
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_another_search_finds_no_better(seed):
+    """Little noise, which the scatter of many features can pass for: the model of a step is far from the truth."""
+    table = Table([8] * 30, d=12, noise=0.1, spread=(1, 0, 0.3, 2) * 3, seed=seed)
+    prior, likelihood = table.learn(), table.likelihood()
+
+    def function(root):
+        point = likelihood(root)
+        return point.value, 2 * point.diagonal[0] * root
+
+    other = minimize(function, np.full(12, 0.1), jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    found = likelihood(np.sqrt(prior.variance[:, 0]) * likelihood.scale)
+    assert found.value <= other.fun + 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_triangles(n):
+    rng = np.random.default_rng(0)
+    triangles, B = np.tril(rng.normal(size=(7, n, n))) + 3 * np.eye(n), rng.normal(size=(7, n, 6))
+    given = B.copy()
+    np.testing.assert_allclose(triangles @ _solve_triangles(triangles, B), B, rtol=1e-9, atol=1e-10)
+    np.testing.assert_array_equal(B, given)
 
 
 # the estimate
