@@ -55,9 +55,15 @@ send, packed = seconds(lambda: pickle.dumps(statistics))
 same, _ = seconds(lambda: statistics + statistics)
 parts = [task_statistics(X[rows], y[rows], groups[rows]) for rows in np.array_split(np.arange(len(y)), 100)]
 stream, _ = seconds(lambda: TaskStatistics.merge(parts))
-given, _ = seconds(lambda: MAMLRegressor(inner_step_size=0.1).fit_statistics(statistics))
+model = MAMLRegressor(inner_step_size=0.1)
+given, _ = seconds(lambda: model.fit_statistics(statistics))
+collapse, collapsed = seconds(lambda: model.collapse_statistics(statistics))
+some = [collapsed] * int(MACHINES * CORES)
+add, total = seconds(lambda: sum(some))
+given_collapsed, _ = seconds(lambda: model.fit_statistics(total))
+collapsed_bytes = len(pickle.dumps(collapsed))
 learned, _ = seconds(lambda: MAMLRegressor().fit_statistics(statistics))
-given_peak = peak_of(lambda: MAMLRegressor(inner_step_size=0.1).fit_statistics(statistics))
+given_peak = peak_of(lambda: model.fit_statistics(statistics))
 learned_peak = peak_of(lambda: MAMLRegressor().fit_statistics(statistics))
 task_bytes = len(packed) / N_TASKS
 
@@ -70,19 +76,32 @@ print(f"add, the same tasks       {1e9 * same / N_TASKS:8.0f} ns a task")
 print(f"merge a stream of 100     {1e9 * stream / N_TASKS:8.0f} ns a task")
 print(f"fit, given step           {1e9 * given / N_TASKS:8.0f} ns a task, {given_peak / N_TASKS:6.0f} bytes beside")
 print(f"fit, learned step         {1e9 * learned / N_TASKS:8.0f} ns a task, {learned_peak / N_TASKS:6.0f} bytes beside")
+print(f"collapse, given step      {1e9 * collapse / N_TASKS:8.0f} ns a task")
+print(f"pickled when collapsed    {collapsed_bytes:8.0f} bytes, whatever the number of tasks")
+print(f"add {len(some)} of these        {1e3 * add:8.1f} ms")
+print(f"fit to their sum          {1e3 * given_collapsed:8.1f} ms")
 
 read = 8 * ROWS * (N_FEATURES + 2) / MACHINES / DISK
 compute = ROWS * make_shuffled / len(y) / MACHINES / CORES
-sent = TASKS * task_bytes
+sent, sent_collapsed = TASKS * task_bytes, len(some) * collapsed_bytes
 levels = np.ceil(np.log2(MACHINES))
-print(f"\nOn paper: {ROWS:.0e} rows, {TASKS:.0e} tasks, {MACHINES} machines of {CORES} cores, whole tasks on a machine")
-print(f"read {8 * ROWS * (N_FEATURES + 2) / MACHINES / 1e9:.1f} GB a machine         {read:8.1f} s")
-print(f"make statistics               {compute:8.1f} s")
-print(f"send {sent / 1e9:.1f} GB to one machine    {sent / NETWORK:8.1f} s")
-print(f"merge them there, one core    {TASKS * stream / N_TASKS:8.1f} s")
+
+
+def line(what, time_taken, memory=None):
+    print(f"{what:36s}{time_taken:10.2f} s{'' if memory is None else f', {memory / 1e9:.0f} GB'}")
+
+
+print(f"\nOn paper: {ROWS:.0e} rows, {TASKS:.0e} tasks, {MACHINES} machines of {CORES} cores")
+line(f"read {8 * ROWS * (N_FEATURES + 2) / MACHINES / 1e9:.1f} GB a machine", read)
+line("make statistics", compute)
+print("Whole tasks on a machine, given step, collapsed there, one part a core")
+line("collapse", TASKS * collapse / N_TASKS / MACHINES / CORES)
+line(f"send {sent_collapsed / 1e6:.0f} MB to one machine", sent_collapsed / NETWORK)
+line("add and fit there, one core", add + given_collapsed)
+print("Whole tasks on a machine, the statistics of each sent")
+line(f"send {sent / 1e9:.1f} GB to one machine", sent / NETWORK)
+line("merge them there, one core", TASKS * stream / N_TASKS)
 for name, time_taken, peak in (("given", given, given_peak), ("learned", learned, learned_peak)):
-    memory = (sent + TASKS * peak / N_TASKS) / 1e9
-    print(f"{f'fit, {name} step, one core':30s}{TASKS * time_taken / N_TASKS:8.1f} s, {memory:.0f} GB")
-print(
-    f"with rows of every task on all machines: {levels:.0f} times {sent / 1e9:.1f} GB, {levels * sent / NETWORK:.0f} s"
-)
+    line(f"fit, {name} step, one core", TASKS * time_taken / N_TASKS, sent + TASKS * peak / N_TASKS)
+print("Rows of every task on all machines")
+line(f"send {levels:.0f} times {sent / 1e9:.1f} GB", levels * sent / NETWORK)

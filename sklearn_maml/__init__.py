@@ -6,7 +6,7 @@ from .classifier import BiMAMLClassifierMixin
 from .exceptions import SingleTaskWarning
 from .linear_model import MAMLRegressor, task_statistics
 from .linear_model_cv import MAMLRegressorCV
-from .statistics import TaskStatistics
+from .statistics import CollapsedStatistics, TaskStatistics
 from .svm import MAMLSVC
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __all__ = [
     "MAMLSVC",
     "BiMAMLClassifierMixin",
     "BiMAMLMixin",
+    "CollapsedStatistics",
     "MAMLRegressor",
     "MAMLRegressorCV",
     "SingleTaskWarning",

@@ -1,12 +1,78 @@
 """Statistics of tasks: all that the squared loss needs to know of their rows, made where the rows are and added up."""
 
+import copy
+from abc import ABC, abstractmethod
+from operator import iadd
+
 import numpy as np
 
+from .arrays import namespace
 from .groups import merge_tasks
 from .tasks import LARGEST_MATRIX, QuadraticTasks
 
 
-class TaskStatistics:
+class Summable(ABC):
+    """What can be made where rows are, and added up: has n_tasks, n_features, n_outputs and feature_names."""
+
+    def __add__(self, other):
+        if type(other) is not type(self):
+            return NotImplemented
+        self._check_like(other)
+        if not self.n_tasks or not other.n_tasks:
+            return self if self.n_tasks else other
+        return self._plus(other)
+
+    def __radd__(self, other):
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # where sum() begins
+
+    @abstractmethod
+    def _plus(self, other):
+        """The sum; each of the two has a task."""
+
+    @staticmethod
+    def merge(parts):
+        """Add up any number of parts, which may come one by one.
+
+        Parts of similar size are added first, so that a stream of many small parts is not copied for each of them.
+
+        Parameters
+        ----------
+        parts : iterable
+            The parts, at least one, all of them of this class.
+
+        Returns
+        -------
+        total : object
+            Their sum.
+
+        Raises
+        ------
+        ValueError
+            If there is no part, or if parts have different features or outputs.
+        """
+        sums = []
+        for part in parts:
+            sums.append(part)
+            while len(sums) > 1 and sums[-2].n_tasks <= sums[-1].n_tasks:
+                last = sums.pop()
+                sums[-1] = sums[-1] + last
+        if not sums:
+            raise ValueError("there are no statistics to merge")
+        return sum(reversed(sums))
+
+    def _check_like(self, other):
+        for name in ("n_features", "n_outputs"):
+            one, two = getattr(self, name), getattr(other, name)
+            if one != two:
+                raise ValueError(f"statistics of {name}={one} and of {name}={two} cannot be added")
+        if not np.array_equal(self.feature_names, other.feature_names):
+            raise ValueError(
+                f"statistics of features {self.feature_names} and of features {other.feature_names} cannot be added: "
+                "give all parts of X the same columns, in the same order"
+            )
+
+
+class TaskStatistics(Summable):
     """What meta-training with the squared loss needs to know of the rows of tasks: d x d numbers for each task.
 
     Made by :func:`task_statistics`. ``+`` merges the statistics of other rows, whether of the same tasks or of others,
@@ -30,6 +96,7 @@ class TaskStatistics:
     --------
     task_statistics : Makes them.
     MAMLRegressor.fit_statistics : Fits to them.
+    MAMLRegressor.collapse_statistics : Makes less of them, if the inner step is given and the tasks are whole.
     """
 
     def __init__(self, quadratics, tasks, feature_names, dtype, one_output):
@@ -52,7 +119,8 @@ class TaskStatistics:
                 f"statistics are d x d numbers for each task, too many for {d} parameters: use fit, not partial_fit or "
                 "task_statistics"
             )
-        return cls(rows.with_intercept().all_statistics(), tasks, feature_names, rows.X.dtype, one_output)
+        dtype = np.float32 if rows.X.dtype == namespace(rows.X).float32 else np.float64
+        return cls(rows.with_intercept().all_statistics(), tasks, feature_names, dtype, one_output)
 
     @classmethod
     def _of_no_row(cls, n_features, n_outputs, tasks, feature_names):
@@ -63,8 +131,8 @@ class TaskStatistics:
 
     @property
     def _output(self):
-        """The type of coef_, and whether y had one dimension: what `fit` knows of X and y beside."""
-        return self._dtype, self._one_output
+        """An array of the type of coef_, and whether y had one dimension: what `fit` knows of X and y beside."""
+        return np.empty(0, self._dtype), self._one_output
 
     @property
     def weight(self):
@@ -93,12 +161,7 @@ class TaskStatistics:
             f"weight={self.weight.sum():.12g}, nbytes={self.nbytes})"
         )
 
-    def __add__(self, other):
-        if not isinstance(other, TaskStatistics):
-            return NotImplemented
-        self._check_like(other)
-        if not self.n_tasks or not other.n_tasks:
-            return self if self.n_tasks else other
+    def _plus(self, other):
         key, tasks = [0, 0], None
         if self.tasks is not None:
             key, tasks = merge_tasks(self.tasks, other.tasks)
@@ -110,50 +173,8 @@ class TaskStatistics:
             self._one_output and other._one_output,
         )
 
-    def __radd__(self, other):
-        return self if isinstance(other, int) and other == 0 else NotImplemented  # where sum() begins
-
-    @staticmethod
-    def merge(parts):
-        """Add up any number of statistics, which may come one by one.
-
-        Parts of similar size are added first, so that a stream of many small parts is not copied for each of them.
-
-        Parameters
-        ----------
-        parts : iterable of TaskStatistics
-            The parts, at least one.
-
-        Returns
-        -------
-        statistics : TaskStatistics
-            Their sum.
-
-        Raises
-        ------
-        ValueError
-            If there is no part, or if parts have different features or outputs.
-        """
-        sums = []
-        for part in parts:
-            sums.append(part)
-            while len(sums) > 1 and sums[-2].n_tasks <= sums[-1].n_tasks:
-                last = sums.pop()
-                sums[-1] = sums[-1] + last
-        if not sums:
-            raise ValueError("there are no statistics to merge")
-        return sum(reversed(sums))
-
     def _check_like(self, other):
-        for name in ("n_features", "n_outputs"):
-            one, two = getattr(self, name), getattr(other, name)
-            if one != two:
-                raise ValueError(f"statistics of {name}={one} and of {name}={two} cannot be added")
-        if not np.array_equal(self.feature_names, other.feature_names):
-            raise ValueError(
-                f"statistics of features {self.feature_names} and of features {other.feature_names} cannot be added: "
-                "give all parts of X the same columns, in the same order"
-            )
+        super()._check_like(other)
         if (self.tasks is None) != (other.tasks is None):
             raise ValueError("groups must be given to every call of partial_fit or task_statistics, or to none")
 
@@ -162,3 +183,78 @@ class TaskStatistics:
         q, d = self._quadratics, self.n_features + fit_intercept
         penalty = np.append(np.full(self.n_features, float(l2)), np.zeros(int(fit_intercept)))[:, None]
         return QuadraticTasks(q.H[:, :d, :d], q.C[:, :d], q.b, q.weight, penalty, curvature=q.mean_curvature)
+
+
+class CollapsedStatistics(Summable):
+    """What meta-training with a GIVEN inner step needs to know of WHOLE tasks: d x d numbers for all of them together.
+
+    Made by :meth:`MAMLRegressor.collapse_statistics`: the mean losses before and after adaptation, f and F, each of
+    which is one quadratic. ``+``, ``sum(parts)`` and :meth:`merge` add those of other tasks. They know the number of
+    their tasks, but not which they are: a task whose rows are in two parts would count as two tasks, and nobody would
+    notice.
+
+    Attributes
+    ----------
+    n_tasks, n_features, n_outputs : int
+        Numbers of tasks, features and columns of y.
+    feature_names : ndarray of shape (n_features,) or None
+        The names of the features, if X had names that are all strings.
+    parameters : dict
+        What they were made for: the parameters of the estimator that decide f and F. One with others cannot be fitted
+        to them.
+    nbytes : int
+        Memory: 16 d (d + k + 1) bytes and a little, for d parameters and k outputs, whatever the number of tasks; half
+        as much again for ``algorithm="fomaml"``.
+
+    See Also
+    --------
+    MAMLRegressor.fit_statistics : Fits to them.
+    """
+
+    def __init__(self, sums, n_features, n_outputs, feature_names, output, parameters):
+        self._sums, self._output = sums, output  # no sums of no task
+        self.n_features, self.n_outputs, self.feature_names = n_features, n_outputs, feature_names
+        self.parameters = parameters
+
+    @property
+    def n_tasks(self):
+        return self._sums[0].n_tasks if self._sums else 0
+
+    @property
+    def shape(self):
+        """Numbers of tasks, parameters and outputs, as of the tasks themselves."""
+        return self.n_tasks, self.n_features + self.parameters["fit_intercept"], self.n_outputs
+
+    @property
+    def nbytes(self):
+        return sum(numbers.nbytes for each in self._sums for numbers in (each.A, each.b, each.scale))
+
+    def __repr__(self):
+        return (
+            f"CollapsedStatistics(n_tasks={self.n_tasks}, n_features={self.n_features}, n_outputs={self.n_outputs}, "
+            f"parameters={self.parameters}, nbytes={self.nbytes})"
+        )
+
+    def _plus(self, other):
+        (array, one_output), (other_array, other_one_output) = self._output, other._output
+        return CollapsedStatistics(
+            [iadd(copy.deepcopy(one), two) for one, two in zip(self._sums, other._sums, strict=True)],
+            self.n_features,
+            self.n_outputs,
+            self.feature_names,
+            (np.empty(0, np.result_type(array, other_array)), one_output and other_one_output),
+            self.parameters,
+        )
+
+    def _check_like(self, other):
+        super()._check_like(other)
+        self._check_made_for(other.parameters, "others for")
+
+    def _check_made_for(self, parameters, name):
+        """Raise unless these are the parameters they were made for."""
+        for key, value in self.parameters.items():
+            if not np.array_equal(value, parameters[key]):
+                raise ValueError(
+                    f"the statistics were collapsed for {key}={value!r}, {name} {key}={parameters[key]!r}: "
+                    "collapse all parts with the estimator that is to be fitted"
+                )

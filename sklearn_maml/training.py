@@ -1,16 +1,19 @@
 """Meta-training and adaptation of whole tables: from stacks of tasks to parameters, and the history of training."""
 
 from functools import partial
+from operator import iadd
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgError
 from scipy.optimize import OptimizeResult
 
+from .arrays import divide, eye, namespace, take, to_host
 from .meta import MAMLLoss, OneQuadratic, adapt, collapse
 from .solvers import biphasic, choose_solver, subgradient_descent
 from .steps import inner_step
-from .tasks import QuadraticTasks
-from .threads import blas_threads, run_parallel
+from .tasks import Function
+from .threads import run_parallel, small_products
 
 SHOTS = 1.0
 """Rows of a new task that training with a learned metric reckons with."""
@@ -25,52 +28,31 @@ OUT_OF_RANGE = "the numbers leave the range of floating point: scale X or y, or 
 HISTORY = ("phase", "grad_norm", "objective", "n_gradients", "n_hessp", "time")
 """What is recorded of every iterate; the time by the flow only."""
 
-TRAINING_PARAMETERS = (
-    "algorithm",
-    "solver",
-    "inner_step_size",
-    "n_inner_steps",
-    "adaptation",
-    "meta_step_size",
-    "switch_tol",
-    "max_iter",
-    "tol",
-    "n_jobs",
-    "verbose",
-)
+TRAINING_PARAMETERS = ("algorithm", "solver", "meta_step_size", "switch_tol", "max_iter", "tol", "verbose")
 
 
-def meta_train(
-    stacks,
-    w0,
-    *,
-    structure,
-    algorithm,
-    solver,
-    inner_step_size,
-    n_inner_steps,
-    adaptation,
-    prior,
-    meta_step_size,
-    switch_tol,
-    max_iter,
-    tol,
-    n_jobs,
-    verbose,
-    on_iteration=None,
-):
+class Losses(NamedTuple):
+    """What to descend, and how its tasks adapt."""
+
+    f: Function
+    """The mean loss before adaptation."""
+    F: Function
+    """The mean loss after it; for first-order MAML what has its direction as gradient."""
+    objective: Function
+    """The loss to report: F, with its Hessian correction."""
+    inner_step_size: float | np.ndarray
+    """As given or, for "auto", one for each task."""
+
+
+def meta_train(losses, w0, *, algorithm, solver, meta_step_size, switch_tol, max_iter, tol, verbose, on_iteration=None):
     """Learn an initialisation.
 
     Parameters
     ----------
-    stacks : list of (ndarray, callable)
-        Task numbers of a stack, and the function that builds it.
+    losses : Losses
+        What to descend.
     w0 : ndarray of shape (d, k)
         Where to start.
-    structure : str
-        What solvers may assume of the tasks, see :class:`MAMLLoss`. "one quadratic" collapses f and F.
-    prior : Prior or None
-        What inner_step_size="auto" knows of the tasks.
     algorithm, solver, ... :
         Parameters of the estimators.
     on_iteration : callable or None
@@ -82,13 +64,11 @@ def meta_train(
     OptimizeResult
         With fields x, nit, history, step_size, inner_step_size, switch_tol.
     """
-    f, F, objective, sizes = meta_losses(
-        stacks, structure, inner_step_size, n_inner_steps, adaptation, prior, n_jobs, first_order=algorithm == "fomaml"
-    )
+    f, F, objective, inner_step_size = losses
     if algorithm == "bimaml" and switch_tol == "auto":
         switch_tol = max(tol, 0.1 * np.linalg.norm(f.gradient(w0)))
         f.n_gradients = 0  # the first phase begins with the same evaluation: it is counted there
-    decided = {"inner_step_size": in_task_order(stacks, sizes, inner_step_size), "switch_tol": switch_tol}
+    decided = {"inner_step_size": inner_step_size, "switch_tol": switch_tol}
     solve = choose_solver(solver, F)
     trace = _Trace(f, F, objective, verbose, on_iteration, decided, keeps_best=solve is subgradient_descent)
     run = {"step_size": meta_step_size, "tol": tol, "max_iter": max_iter}
@@ -105,17 +85,47 @@ def meta_train(
     return result
 
 
-def meta_losses(
-    stacks, structure, inner_step_size, n_inner_steps, adaptation, prior, n_jobs=None, *, first_order=False
-):
-    """f, F, the loss to report (F, with its Hessian correction) and the inner step sizes of each stack."""
-    build = _collapsed if structure == "one quadratic" else _stacked
-    step_of = partial(inner_step, step_size=inner_step_size, adaptation=adaptation, prior=prior, shots=SHOTS)
+def meta_losses(stacks, structure, *, inner_step_size, n_inner_steps, adaptation, prior, first_order, n_jobs):
+    """Make the losses to descend.
+
+    Parameters
+    ----------
+    stacks : list of (ndarray, callable)
+        Task numbers of a stack, and the function that builds it.
+    structure : str
+        What solvers may assume of the tasks, see :class:`MAMLLoss`. "one quadratic" collapses f and F.
+    inner_step_size, n_inner_steps, adaptation, n_jobs :
+        Parameters of the estimators.
+    prior : Prior or None
+        What inner_step_size="auto" knows of the tasks.
+    first_order : bool
+        Whether F leaves out the Hessian correction.
+
+    Returns
+    -------
+    Losses
+    """
     zero_shot = 0.0 if prior is None else ZERO_SHOT
+    how = inner_step_size, n_inner_steps, adaptation, prior, first_order, n_jobs
     try:
-        return build(stacks, structure, step_of, n_inner_steps, zero_shot, first_order, n_jobs)
+        if structure == "one quadratic":
+            sums, sizes = sum_losses(stacks, *how)
+            losses = _of_sums(sums, n_inner_steps, first_order, zero_shot)
+        else:
+            losses, sizes = _stacked(stacks, structure, zero_shot, *how)
     except LinAlgError:
         raise ValueError(OUT_OF_RANGE) from None
+    return Losses(*losses, in_task_order(stacks, sizes, inner_step_size))
+
+
+def losses_of_collapsed(statistics):
+    """Make the losses to descend of CollapsedStatistics."""
+    n_inner_steps, first_order, inner_step_size = map(
+        statistics.parameters.get, ("n_inner_steps", "first_order", "inner_step_size")
+    )
+    if isinstance(inner_step_size, str):  # without a step
+        inner_step_size = np.zeros(statistics.n_tasks)
+    return Losses(*_of_sums(statistics._sums, n_inner_steps, first_order), inner_step_size)
 
 
 def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, scatter, verbose):
@@ -126,58 +136,70 @@ def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, 
     `scatter`, what one implicit step leaves of the prior's covariance, of shape (m, d, d). With `verbose` it prints how
     far it is, if there are several stacks.
     """
-    W = np.empty(starts.shape)
-    safe = np.full(len(starts), np.inf)
-    m, d, _ = starts.shape
-    left = np.empty((m, d, d)) if scatter else None
+    xp, (m, d, _) = namespace(starts), starts.shape
+    with_safe = adaptation == "gradient" and not isinstance(step_size, str) and np.ndim(step_size) == 0
 
     def adapt_stack(numbers, build):
         tasks = build()
         known = prior if prior is None else prior.of_tasks(numbers)
         step = inner_step(tasks, step_size, adaptation, known, tasks.weight)
-        W[numbers], _ = adapt(tasks, starts[numbers], step, n_steps)
-        if adaptation == "gradient" and not isinstance(step_size, str) and np.ndim(step_size) == 0:
+        W, _ = adapt(tasks, take(starts, numbers), step, n_steps)
+        safe = left = None
+        if with_safe:
             L = tasks.smoothness()
-            safe[numbers] = np.divide(1, L, out=np.full_like(L, np.inf), where=L > 0)
-        if left is not None:
+            safe = divide(1.0, L, L > 0, np.inf)
+        if scatter:
             size = step.size[:, None, None]
-            product = tasks.resolvent(
-                known.metric(np.zeros((d, 1))).scaled(size)
-            )  # a penalty tells nothing of the task
-            left[numbers] = product(np.broadcast_to(np.eye(d), (len(numbers), d, d))) / size
-        return step.size
+            metric = known.metric(np.zeros((d, 1))).like(size)  # a penalty tells nothing of the task
+            left = tasks.resolvent(metric.scaled(size))(xp.broadcast_to(eye(d, size), (len(numbers), d, d))) / size
+        return W, step.size, safe, left
 
     try:
-        with np.errstate(over="ignore", invalid="ignore"), blas_threads(d, n_jobs):
-            sizes, done = [], 0
+        with np.errstate(over="ignore", invalid="ignore"), small_products(d, n_jobs):
+            parts, done = [], 0
             results = run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks])
-            for (numbers, _), size in zip(stacks, results, strict=True):
-                sizes.append(size)
+            for (numbers, _), part in zip(stacks, results, strict=True):
+                parts.append(part)
                 done += len(numbers)
                 if verbose and len(stacks) > 1:
                     print_progress("adapted {} of {} tasks", done - len(numbers), done, m)
     except LinAlgError:
         raise ValueError(OUT_OF_RANGE) from None
-    if not np.all(np.isfinite(W)):
+    order = np.argsort(np.concatenate([numbers for numbers, _ in stacks]), kind="stable")
+    W, sizes, safe, left = zip(*parts, strict=True)
+    W = take(xp.concat(W), order)
+    if not xp.all(xp.isfinite(W)):
         raise ValueError(OUT_OF_RANGE)
+    safe = to_host(take(xp.concat(safe), order)) if with_safe else np.full(m, np.inf)
+    left = take(xp.concat(left), order) if scatter else None
     return W, in_task_order(stacks, sizes, step_size), safe, left
 
 
-def _stacked(stacks, structure, step_of, n_inner_steps, zero_shot, first_order, n_jobs):
-    """f, F, the objective to report and the inner step sizes, from stacks that are kept."""
+def _step_of(inner_step_size, adaptation, prior):
+    """The function that makes the inner step of a stack in training."""
+    return partial(inner_step, step_size=inner_step_size, adaptation=adaptation, prior=prior, shots=SHOTS)
+
+
+def _stacked(stacks, structure, zero_shot, inner_step_size, n_inner_steps, adaptation, prior, first_order, n_jobs):
+    """f, F and the objective to report, from stacks that are kept, and each stack's inner step sizes."""
+    step_of = _step_of(inner_step_size, adaptation, prior)
     tasks = list(run_parallel(n_jobs, [(build,) for _, build in stacks]))
     steps = list(run_parallel(n_jobs, [(step_of, each) for each in tasks])) if n_inner_steps else []
     f = MAMLLoss(tasks, structure=structure, n_jobs=n_jobs)
-    adaptation = {"n_steps": n_inner_steps, "steps": steps, "zero_shot": zero_shot}
-    F = MAMLLoss(tasks, first_order=first_order, structure=structure, n_jobs=n_jobs, **adaptation)
+    adapted = {"n_steps": n_inner_steps, "steps": steps, "zero_shot": zero_shot}
+    F = MAMLLoss(tasks, first_order=first_order, structure=structure, n_jobs=n_jobs, **adapted)
     objective = F
     if first_order and structure == "quadratic":
-        objective = MAMLLoss(tasks, structure=structure, n_jobs=n_jobs, **adaptation)
-    return f, F, objective, [step.size for step in steps] or [0.0] * len(stacks)
+        objective = MAMLLoss(tasks, structure=structure, n_jobs=n_jobs, **adapted)
+    return (f, F, objective), [step.size for step in steps] or [0.0] * len(stacks)
 
 
-def _collapsed(stacks, structure, step_of, n_inner_steps, zero_shot, first_order, n_jobs):
-    """The same for quadratic tasks, one stack in memory at a time: each function is one quadratic."""
+def sum_losses(stacks, inner_step_size, n_inner_steps, adaptation, prior, first_order, n_jobs):
+    """Sums of quadratic tasks' f and F and, if that is first order, of the F to report; each stack's inner step sizes.
+
+    One stack is in memory at a time. Sums of other tasks, made elsewhere, can be added.
+    """
+    step_of = _step_of(inner_step_size, adaptation, prior)
 
     def parts_of(build):
         tasks = build()
@@ -193,30 +215,26 @@ def _collapsed(stacks, structure, step_of, n_inner_steps, zero_shot, first_order
         for _, build in some:
             step, parts = parts_of(build)
             sizes.append(step.size if step else 0.0)
-            sums = [_mean(pair) for pair in zip(sums, parts, strict=True)] if sums else parts
+            sums = [iadd(*pair) for pair in zip(sums, parts, strict=True)] if sums else parts
         return sizes, sums
 
     sizes, sums = [], []
     runs = [stacks[i : i + STACKS_PER_CALL] for i in range(0, len(stacks), STACKS_PER_CALL)]
     for more, parts in run_parallel(n_jobs, [(add_up, run) for run in runs]):
         sizes += more
-        sums = [_mean(pair) for pair in zip(sums, parts, strict=True)] if sums else parts
-    if not all(np.all(np.isfinite(quadratic.H)) for quadratic in sums):
+        sums = [iadd(*pair) for pair in zip(sums, parts, strict=True)] if sums else parts
+    return sums, sizes
+
+
+def _of_sums(sums, n_inner_steps, first_order, zero_shot=0.0):
+    """f, F and the objective to report, each of them one quadratic."""
+    if not all(np.all(np.isfinite(total.A)) for total in sums):
         raise ValueError(OUT_OF_RANGE)
-    sums[1:] = [adapted.plus(sums[0], zero_shot) for adapted in sums[1:]]
+    if zero_shot:
+        sums = [sums[0], *(adapted.plus(sums[0], zero_shot) for adapted in sums[1:])]
     costs = (1, 0), (n_inner_steps + 1 + (zero_shot > 0), 0 if first_order else n_inner_steps), (0, 0)
     f, F, *objective = map(OneQuadratic, sums, costs)
-    return f, F, objective[0] if objective else F, sizes
-
-
-def _mean(parts):
-    """One quadratic out of two that each stand for a number of tasks."""
-    weight = sum(part.weight for part in parts)
-
-    def average(name):
-        return sum(part.weight / weight * getattr(part, name) for part in parts)
-
-    return QuadraticTasks(*map(average, ("H", "C", "b")), weight, parts[0].penalty, average("scale"))
+    return f, F, objective[0] if objective else F
 
 
 def in_task_order(stacks, sizes, step_size):
@@ -225,7 +243,7 @@ def in_task_order(stacks, sizes, step_size):
         return step_size
     by_task = np.zeros(sum(len(numbers) for numbers, _ in stacks))
     for (numbers, _), size in zip(stacks, sizes, strict=True):
-        by_task[numbers] = size
+        by_task[numbers] = to_host(size)
     return by_task
 
 

@@ -27,7 +27,7 @@ from sklearn_maml.solvers import (
 )
 from sklearn_maml.steps import inner_step
 from sklearn_maml.tasks import FewRowTasks, LinearTasks
-from sklearn_maml.training import meta_train
+from sklearn_maml.training import meta_losses, meta_train
 
 STRUCTURE = {
     squared_loss: "quadratic",
@@ -734,21 +734,25 @@ def test_history_is_that_of_the_paper(structure, K):
     )
     switch_tol = 0.1 * np.linalg.norm(problem.expand(problem.w0[:, 0], 0)[1])
     w, expected = paper_loop(problem, switch_tol, beta=0.2, tol=1e-3)
-    result = meta_train(
+    losses = meta_losses(
         rows.stacks(structure),
-        problem.w0,
-        structure=structure,
-        algorithm="bimaml",
-        solver="gd",
+        structure,
         inner_step_size=0.1,
         n_inner_steps=K,
         adaptation="gradient",
         prior=None,
+        first_order=False,
+        n_jobs=None,
+    )
+    result = meta_train(
+        losses,
+        problem.w0,
+        algorithm="bimaml",
+        solver="gd",
         meta_step_size=0.2,
         switch_tol="auto",
         max_iter=10_000,
         tol=1e-3,
-        n_jobs=None,
         verbose=0,
     )
     assert result.success
@@ -771,20 +775,23 @@ def test_learned_metric_is_the_same_from_rows_and_statistics(adaptation, algorit
     rows = TaskRows(*table, np.ones(m * n), np.repeat(np.arange(m), n), squared_loss, 0.05, False)
     one, other = (
         meta_train(
-            rows.stacks(structure),
+            meta_losses(
+                rows.stacks(structure),
+                structure,
+                inner_step_size="auto",
+                n_inner_steps=2,
+                adaptation=adaptation,
+                prior=Prior(None, np.array([[0.4], [0.0], [2.0]]), np.ones(1)),
+                first_order=algorithm == "fomaml",
+                n_jobs=None,
+            ),
             problem.w0,
-            structure=structure,
             algorithm=algorithm,
             solver="gd",
-            inner_step_size="auto",
-            n_inner_steps=2,
-            adaptation=adaptation,
-            prior=Prior(None, np.array([[0.4], [0.0], [2.0]]), np.ones(1)),
             meta_step_size=0.1,
             switch_tol="auto",
             max_iter=10_000,
             tol=1e-2,
-            n_jobs=None,
             verbose=0,
         )
         for structure in ("one quadratic", "quadratic")

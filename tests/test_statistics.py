@@ -15,7 +15,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_maml import MAMLSVC, MAMLRegressor, MAMLRegressorCV, SingleTaskWarning, TaskStatistics, task_statistics
+from sklearn_maml import (
+    MAMLSVC,
+    CollapsedStatistics,
+    MAMLRegressor,
+    MAMLRegressorCV,
+    SingleTaskWarning,
+    TaskStatistics,
+    task_statistics,
+)
 from sklearn_maml import statistics as statistics_module
 from sklearn_maml.datasets import make_regression_tasks
 
@@ -332,6 +340,169 @@ def test_partial_fit_after_it_starts_anew():
     with pytest.warns(UserWarning, match="partial_fit starts anew"):
         model.partial_fit(X, y, groups=GROUPS)
     assert_allclose(model.coef_, MAMLRegressor().fit(X, y, groups=GROUPS).coef_, rtol=1e-10)
+
+
+# Collapsed where the tasks are whole
+
+
+def collapsed_parts(model, n_parts=3, X=X, y=y, groups=IDS, weight=None):
+    """What each of some machines makes of its tasks, in no order."""
+    machine = np.random.default_rng(2).permutation(np.arange(len(SIZES)) % n_parts)[GROUPS]
+    for number in range(n_parts):
+        rows = machine == number
+        chunks = np.array_split(np.flatnonzero(rows), 2)  # a task's rows in any chunk of one machine
+        yield model.collapse_statistics(
+            sum(
+                task_statistics(X[chunk], y[chunk], groups[chunk], None if weight is None else weight[chunk])
+                for chunk in chunks
+            )
+        )
+
+
+STEP = {"inner_step_size": 0.05}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        STEP,
+        STEP | {"n_inner_steps": 3, "algorithm": "maml"},
+        STEP | {"algorithm": "fomaml", "l2_regularization": 0.2},
+        STEP | {"adaptation": "implicit", "l2_regularization": 0.3, "n_inner_steps": 2},
+        STEP | {"fit_intercept": False, "n_jobs": 2},
+        STEP | {"solver": "gd", "max_iter": 20_000, "tol": 1e-10, "init": "normal", "random_state": 3},
+        STEP | {"solver": "ode", "algorithm": "maml"},
+        {"inner_step_size": [0.1, 0.02, 0.05, 0.0, 0.01, 0.2]},
+        {"n_inner_steps": 0, "l2_regularization": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("many", [False, True])
+def test_collapsed_is_the_same_as_fit(params, many):
+    target, weight = (Y, WEIGHT) if many else (y, None)
+    model = MAMLRegressor(**params)
+    total = sum(pickle.loads(pickle.dumps(part)) for part in collapsed_parts(model, y=target, weight=weight))
+    assert (total.n_tasks, total.n_features, total.n_outputs) == (8, 5, 3 if many else 1)
+    assert model.fit_statistics(total) is model
+    expected = MAMLRegressor(**params).fit(X, target, groups=GROUPS, sample_weight=weight)
+    check_same_fit(model, expected)
+    for name, numbers in expected.history_.items():
+        assert_allclose(model.history_[name], numbers, rtol=1e-8, atol=1e-9, err_msg=name)
+    assert_allclose(model.adapt(X[:9], target[:9]).coef_, expected.adapt(X[:9], target[:9]).coef_, rtol=1e-9)
+
+
+def test_what_was_collapsed_fits_whatever_it_holds_for():
+    """The parameters that f and F do not depend on can be changed afterwards."""
+    total = CollapsedStatistics.merge(collapsed_parts(MAMLRegressor(**STEP)))
+    for params in ({"algorithm": "maml"}, {"solver": "gd", "tol": 1e-3, "verbose": 0}, {"init": np.arange(6.0)}):
+        expected = MAMLRegressor(**STEP, **params).fit(X, y, groups=GROUPS)
+        check_same_fit(MAMLRegressor(**STEP, **params).fit_statistics(total), expected)
+    warm = MAMLRegressor(**STEP, warm_start=True, solver="gd", max_iter=3)
+    for fit in (lambda: warm.fit(X, y, groups=GROUPS), lambda: warm.fit_statistics(total)):
+        with pytest.warns(ConvergenceWarning, match="used up max_iter") as record:
+            fit()
+        assert [warning.filename for warning in record] == [__file__]
+    expected = MAMLRegressor(**STEP, solver="gd", max_iter=3)
+    with pytest.warns(ConvergenceWarning):
+        start = expected.fit(X, y, groups=GROUPS)
+    start = np.append(start.coef_, start.intercept_)
+    with pytest.warns(ConvergenceWarning):
+        expected.set_params(init=start).fit(X, y, groups=GROUPS)
+    assert_allclose(warm.coef_, expected.coef_, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("inner_step_size", 0.06),
+        ("inner_step_size", [0.05] * 6),
+        ("n_inner_steps", 2),
+        ("adaptation", "implicit"),
+        ("l2_regularization", 0.1),
+        ("fit_intercept", False),
+        ("algorithm", "fomaml"),
+    ],
+)
+def test_collapsed_for_other_parameters(name, value):
+    total = sum(collapsed_parts(MAMLRegressor(**STEP)))
+    other = MAMLRegressor(**(STEP | {name: value}))
+    shown = "first_order=False, .* first_order=True" if name == "algorithm" else rf"{name}=.*, .* {name}="
+    with pytest.raises(ValueError, match=f"collapsed for {shown}.*with the estimator that is to be fitted"):
+        other.fit_statistics(total)
+    with pytest.raises(ValueError, match=f"collapsed for {shown}"):
+        total + next(collapsed_parts(other))
+    assert not hasattr(other, "coef_")
+
+
+def test_collapsed_needs_a_given_step_and_task_ids():
+    statistics = task_statistics(X, y, GROUPS)
+    with pytest.raises(ValueError, match="'auto' is learned from the statistics of every task"):
+        MAMLRegressor().collapse_statistics(statistics)
+    with pytest.raises(ValueError, match="'auto' is learned from the statistics of every task"):
+        MAMLRegressor().fit_statistics(MAMLRegressor(**STEP).collapse_statistics(statistics))
+    with pytest.raises(ValueError, match="without groups are those of one task"):
+        MAMLRegressor(**STEP).collapse_statistics(task_statistics(X, y, None))
+    with pytest.raises(TypeError, match="must be TaskStatistics, got ndarray"):
+        MAMLRegressor(**STEP).collapse_statistics(X)
+    with pytest.raises(ValueError, match="inner_step_size must be a number"):
+        MAMLRegressor(inner_step_size=[0.1]).collapse_statistics(statistics)
+    with pytest.raises(ValueError, match="max_iter"):
+        MAMLRegressor(**STEP, max_iter=0).collapse_statistics(statistics)
+    collapsed = MAMLRegressor(**STEP).collapse_statistics(statistics)
+    for other in (1, statistics):
+        with pytest.raises(TypeError):
+            collapsed + other
+        with pytest.raises(TypeError):
+            other + collapsed
+
+
+def test_collapsed_parts_that_differ_or_are_empty():
+    model = MAMLRegressor(**STEP)
+    table = pd.DataFrame(X, columns=NAMES)
+    whole, empty = (model.collapse_statistics(task_statistics(table[:n], y[:n], IDS[:n])) for n in (None, 0))
+    before = pickle.dumps((whole, empty))
+    for total in (whole + empty, empty + whole, CollapsedStatistics.merge([empty, whole, empty]), sum([whole])):
+        assert total.n_tasks == 8
+        assert model.fit_statistics(total).feature_names_in_.tolist() == NAMES
+    twice = whole + whole  # nobody can know
+    assert twice.n_tasks == 16
+    assert_allclose(MAMLRegressor(**STEP).fit_statistics(twice).coef_, model.coef_, rtol=1e-10)
+    assert pickle.dumps((whole, empty)) == before
+    with pytest.raises(ValueError, match="those of no row"):
+        model.fit_statistics(empty + empty)
+    for rows, target, message in ((X, y, "features"), (table, Y, "n_outputs=1 and of n_outputs=3")):
+        with pytest.raises(ValueError, match=message):
+            whole + model.collapse_statistics(task_statistics(rows, target, IDS))
+
+
+def test_type_of_collapsed_parameters_is_that_of_fit():
+    model = MAMLRegressor(**STEP)
+    for table, target in ((np.float32(X), y), (X, y[:, None])):
+        expected = MAMLRegressor(**STEP).fit(table, target, groups=GROUPS)
+        total = sum(collapsed_parts(model, X=table, y=target))
+        check_same_fit(model.fit_statistics(total), expected, rtol=1e-6 if table is not X else 1e-10)
+    mixed = [next(collapsed_parts(model, 1, *each)) for each in ((X, y), (np.float32(X), y[:, None]))]
+    coef = model.fit_statistics(sum(mixed)).coef_
+    assert (coef.shape, coef.dtype) == ((1, 5), np.float64)
+
+
+def test_collapsed_size_does_not_grow_with_the_tasks():
+    for algorithm, n_sums in (("maml", 2), ("fomaml", 3)):
+        for n_tasks in (2, 8):
+            rows = n_tasks > GROUPS
+            statistics = task_statistics(X[rows], Y[rows], IDS[rows])
+            collapsed = MAMLRegressor(**STEP, algorithm=algorithm).collapse_statistics(statistics)
+            assert collapsed.n_tasks == n_tasks
+            assert collapsed.nbytes == n_sums * 8 * 6 * (6 + 3 + 1)
+            assert len(pickle.dumps(collapsed)) < collapsed.nbytes + 1_500
+    assert repr(collapsed).startswith("CollapsedStatistics(n_tasks=8, n_features=5, n_outputs=3, parameters={'inner_")
+
+
+def test_numbers_out_of_range_when_collapsed():
+    model = MAMLRegressor(inner_step_size=1e200, n_inner_steps=2)
+    total = sum(collapsed_parts(model))
+    with pytest.raises(ValueError, match="leave the range of floating point"):
+        model.fit_statistics(total)
 
 
 # What is spread over a cluster

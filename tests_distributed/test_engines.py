@@ -16,9 +16,7 @@ import pandas as pd
 import pytest
 import ray
 from dask import dataframe as dd
-from dask.distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
-from pyspark.sql import SparkSession
 
 from sklearn_maml import MAMLSVC, MAMLRegressor, MAMLRegressorCV, task_statistics
 from sklearn_maml.datasets import make_regression_tasks
@@ -73,12 +71,6 @@ def check_refused(X, y, groups, engine):
             call()
 
 
-@pytest.fixture(scope="module")
-def client():
-    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
-        yield client
-
-
 @pytest.fixture
 def frame(client):
     """Twelve partitions, one of them without rows."""
@@ -86,24 +78,21 @@ def frame(client):
     return dd.concat([frame, dd.from_pandas(TABLE, npartitions=1).query("a > 1e9")])
 
 
-@pytest.fixture(scope="module")
-def spark():
-    with SparkSession.builder.master("local[2]").config("spark.ui.enabled", False).getOrCreate() as spark:
-        yield spark
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 class TestDask:
     @pytest.mark.parametrize("fan_in", [2, 8])
     def test_same_as_fit(self, frame, fits, fan_in):
         assert 0 in frame.map_partitions(len).compute().tolist()
         check_same(on_dask.statistics_of(frame, **COLUMNS, fan_in=fan_in), fits)
+
+    def test_whole_tasks_are_collapsed_where_they_are(self, frame):
+        model = MAMLRegressor(inner_step_size=0.1)
+        collapsed = on_dask.collapsed_of(frame, model, **COLUMNS)
+        assert (collapsed.n_tasks, collapsed.nbytes) == (30, 2 * 8 * 6 * (6 + 1 + 1))
+        expected = MAMLRegressor(inner_step_size=0.1).fit(TABLE[FEATURES], TABLE["y"], groups=TABLE["task"])
+        model.fit_statistics(collapsed)
+        assert_array_equal(model.feature_names_in_, FEATURES)
+        for name in ("coef_", "intercept_"):
+            assert_allclose(getattr(model, name), getattr(expected, name), rtol=1e-10)
 
     def test_worker_killed(self, frame, fits, tmp_path):
         flag = tmp_path / "killed"

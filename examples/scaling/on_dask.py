@@ -26,6 +26,18 @@ def statistics_of(frame, *, target, task, of_partition=statistics_of_frame, fan_
     return parts[0].compute()
 
 
+def collapsed_of(frame, model, *, target, task):
+    """What a model with a given inner step needs of a dask DataFrame: the rows of a task are brought together first.
+
+    A table whose partitions hold whole tasks already needs no `shuffle`.
+    """
+
+    def of_partition(part, target, task):
+        return model.collapse_statistics(statistics_of_frame(part, target, task))
+
+    return statistics_of(frame.shuffle(task), target=target, task=task, of_partition=of_partition)
+
+
 def main():
     """Fit on two workers, compare with a fit to the same rows in memory, and predict partition by partition."""
     X, y, groups = make_regression_tasks(50, 100, 5, random_state=0, return_X_y_groups=True)
@@ -34,11 +46,17 @@ def main():
         frame = dd.from_pandas(table, npartitions=20, sort=False)
         statistics = statistics_of(frame, target="y", task="task")
         model = MAMLRegressor().fit_statistics(statistics)
+        given = MAMLRegressor(inner_step_size=0.1)
+        collapsed = collapsed_of(frame, given, target="y", task="task")
+        given.fit_statistics(collapsed)
         features = frame[list("abcde")]
         predicted = features.map_partitions(model.predict, meta=np.empty(0)).compute()
     print(statistics)
     whole = MAMLRegressor().fit(table[list("abcde")], table["y"], groups=table["task"])
     print(f"largest difference from fit {np.max(np.abs(model.coef_ - whole.coef_)):.0e}")
+    print(collapsed)
+    whole = MAMLRegressor(inner_step_size=0.1).fit(table[list("abcde")], table["y"], groups=table["task"])
+    print(f"largest difference from fit {np.max(np.abs(given.coef_ - whole.coef_)):.0e}")
     print(f"predicted {len(predicted)} rows")
 
 
