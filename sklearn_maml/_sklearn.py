@@ -4,9 +4,23 @@ import contextlib
 import functools
 import sys
 
+import numpy as np
 import sklearn
 from sklearn.utils import _safe_indexing as safe_indexing
+from sklearn.utils._array_api import _convert_to_numpy as convert_to_numpy
+from sklearn.utils._array_api import _is_numpy_namespace, get_namespace
+from sklearn.utils._array_api import _max_precision_float_dtype as largest_float
 from sklearn.utils._param_validation import Interval, StrOptions
+
+try:
+    from sklearn.externals.array_api_compat import array_namespace
+    from sklearn.externals.array_api_compat import device as array_device
+    from sklearn.utils._array_api import check_same_namespace
+
+    DISPATCHES = True
+except ImportError:  # scikit-learn < 1.9: all arrays are NumPy's
+    array_namespace = array_device = check_same_namespace = None
+    DISPATCHES = False
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -62,14 +76,55 @@ except ImportError:  # scikit-learn < 1.9
 
 
 __all__ = [
+    "DISPATCHES",
     "CallbackSupportMixin",
     "DocLinkMixin",
     "Interval",
     "StrOptions",
+    "array_device",
+    "array_namespace",
+    "check_namespace",
+    "convert_to_numpy",
     "has_callbacks",
+    "is_dispatched",
+    "largest_float",
     "safe_indexing",
     "with_callbacks",
 ]
+
+
+def is_dispatched(X):
+    """Whether scikit-learn's array API dispatch has X stay in its library, on its device.
+
+    Raises
+    ------
+    ImportError
+        If this scikit-learn lacks what it takes.
+    """
+    if X is None or isinstance(X, np.ndarray):
+        return False
+    xp, dispatched = get_namespace(X)
+    if not dispatched or _is_numpy_namespace(xp):
+        return False
+    if not DISPATCHES:
+        raise ImportError(
+            f"arrays of {xp.__name__} need scikit-learn 1.9 or newer, but {sklearn.__version__} is installed: upgrade "
+            "it, or convert them to NumPy"
+        )
+    return True
+
+
+def check_namespace(X, estimator, method):
+    """Raise if X is in another library or on another device than the rows of `fit`."""
+    if not DISPATCHES:
+        return
+    check_same_namespace(X, estimator, attribute="coef_", method=method)
+    if not (isinstance(estimator.coef_, np.ndarray) or sklearn.get_config()["array_api_dispatch"]):
+        library = type(estimator.coef_).__module__.partition(".")[0]
+        raise ValueError(
+            f"{type(estimator).__name__} was fitted to arrays of {library}: call {method} in "
+            "sklearn.config_context(array_api_dispatch=True) as well"
+        )
 
 
 def has_callbacks(estimator):

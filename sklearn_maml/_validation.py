@@ -4,6 +4,9 @@ import numpy as np
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_non_negative
 
+from ._sklearn import is_dispatched
+from .arrays import contiguous, in_double, is_numpy, like, namespace, to_host
+
 _ENGINES = ("dask", "dask_expr", "pyspark", "ray")
 
 
@@ -21,10 +24,10 @@ def check_is_local(caller, **given):
 
 
 def check_weight(sample_weight, n_rows):
-    """Row weights as an array of shape (n_rows,); None is ones."""
+    """Row weights as NumPy array of shape (n_rows,); None is ones."""
     if sample_weight is None or np.isscalar(sample_weight):
         sample_weight = np.full(n_rows, 1.0 if sample_weight is None else sample_weight)
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weight = check_array(to_numpy(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weight.shape != (n_rows,):
         raise ValueError(f"sample_weight must hold one weight for each of {n_rows} rows, got shape {weight.shape}")
     check_non_negative(weight, "sample_weight")
@@ -35,13 +38,18 @@ def check_weight(sample_weight, n_rows):
     return weight
 
 
+def to_numpy(numbers):
+    """What may be an array of another library, in NumPy if scikit-learn would not make it so."""
+    return to_host(numbers) if is_dispatched(numbers) else numbers
+
+
 def check_inner_step_size(step_size, n_parameters):
     """The inner step size as "auto", a number, or an array of shape (n_parameters,)."""
     if isinstance(step_size, str):
         return step_size
     if np.ndim(step_size) == 0:
         return float(step_size)
-    steps = check_array(step_size, ensure_2d=False, dtype=np.float64, input_name="inner_step_size")
+    steps = check_array(to_numpy(step_size), ensure_2d=False, dtype=np.float64, input_name="inner_step_size")
     check_non_negative(steps, "inner_step_size")
     if steps.shape != (n_parameters,):
         raise ValueError(
@@ -55,7 +63,7 @@ def initial_parameters(init, random_state, d, k):
     """The parameters, of shape (d, k), that `init` stands for."""
     if isinstance(init, str):
         return np.zeros((d, k)) if init == "zeros" else check_random_state(random_state).standard_normal((k, d)).T
-    parameters = check_array(init, ensure_2d=False, dtype=np.float64, input_name="init")
+    parameters = check_array(to_numpy(init), ensure_2d=False, dtype=np.float64, input_name="init")
     if parameters.shape != (k, d) and (k > 1 or parameters.shape != (d,)):
         raise ValueError(
             f"init must hold {d} parameters (coefficients, then the intercept if there is one) for each of {k} "
@@ -66,22 +74,28 @@ def initial_parameters(init, random_state, d, k):
 
 def to_parameters(coef, intercept, *, one_output, fit_intercept):
     """Parameters (..., d, k) out of coefficients and intercepts in their public shapes."""
-    parameters = np.asarray(coef, dtype=np.float64)
+    xp, parameters = namespace(coef), in_double(coef)
     if fit_intercept:
-        parameters = np.concatenate([parameters, np.asarray(intercept)[..., None]], axis=-1)
+        level = xp.reshape(in_double(intercept), (*parameters.shape[:-1], 1))
+        parameters = xp.concat([parameters, level], axis=-1)
     if one_output:
         parameters = parameters[..., None, :]
-    return np.swapaxes(parameters, -1, -2)
+    return parameters.mT
 
 
-def from_parameters(W, dtype, *, one_output, fit_intercept):
-    """Coefficients and intercepts in their public shapes out of parameters (..., d, k)."""
+def from_parameters(W, like_X, *, one_output, fit_intercept):
+    """Coefficients and intercepts in their public shapes out of parameters (..., d, k), of the type of X, where it is.
+
+    W is NumPy's, or where X is.
+    """
+    xp = namespace(like_X)
     with np.errstate(over="ignore"):
-        parameters = np.swapaxes(W, -1, -2).astype(dtype)
-    if not np.all(np.isfinite(parameters)):
-        raise ValueError(f"the parameters leave the range of {np.dtype(dtype)}: scale X or y")
+        parameters = xp.asarray(like(W, like_X).mT, dtype=like_X.dtype, copy=True)
+    if not xp.all(xp.isfinite(parameters)):
+        raise ValueError(f"the parameters leave the range of {like_X.dtype}: scale X or y")
     if one_output:
         parameters = parameters[..., 0, :]
-    if not fit_intercept:
-        return parameters, np.zeros(parameters.shape[:-1], dtype)[()]
-    return np.ascontiguousarray(parameters[..., :-1]), parameters[..., -1].copy()[()]
+    coef, intercept = parameters, xp.zeros_like(parameters[..., 0])
+    if fit_intercept:
+        coef, intercept = contiguous(parameters[..., :-1]), contiguous(parameters[..., -1])
+    return coef, intercept[()] if is_numpy(intercept) else intercept

@@ -14,23 +14,36 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, has_callbacks, with_callbacks
+from ._sklearn import (
+    DISPATCHES,
+    CallbackSupportMixin,
+    DocLinkMixin,
+    Interval,
+    StrOptions,
+    check_namespace,
+    has_callbacks,
+    is_dispatched,
+    with_callbacks,
+)
 from ._validation import (
     check_inner_step_size,
     check_is_local,
     check_weight,
     from_parameters,
     initial_parameters,
+    to_numpy,
     to_parameters,
 )
+from .arrays import einsum, float_types, in_double, is_numpy, is_on_cpu, like, move, namespace, take, to_host
 from .exceptions import SingleTaskWarning
 from .groups import encode_groups, find_tasks, merge_tasks
+from .losses import on_host
 from .prior import learn_prior
-from .rows import TaskRows
-from .statistics import TaskStatistics
+from .rows import NUMBERS_ON_DEVICE, TaskRows
+from .statistics import CollapsedStatistics, TaskStatistics
 from .tasks import LARGEST_MATRIX, LARGEST_METRIC, NUMBERS_PER_STACK
-from .threads import blas_threads
-from .training import OUT_OF_RANGE, TRAINING_PARAMETERS, adapt_all, meta_losses, meta_train
+from .threads import small_products
+from .training import OUT_OF_RANGE, TRAINING_PARAMETERS, adapt_all, losses_of_collapsed, meta_losses, meta_train
 
 Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
 
@@ -92,6 +105,10 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
     task_structure : {"differentiable", "smooth", "quadratic", "subdifferentiable"}
         What solvers may assume of `task_loss`: its slope is continuous (the default, and the cautious choice); it has
         two continuous derivatives; its curvature is one constant (one returned number, not an array); its slope jumps.
+    task_loss_takes_any_array : bool
+        Whether `task_loss` takes arrays of other libraries than NumPy: whether it is written with operators and the
+        functions of their namespaces. Of arrays for which it does not (the default), predictions travel to the host
+        and back, one number for each row and output.
 
     Examples
     --------
@@ -138,6 +155,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
     }
 
     task_structure = "differentiable"
+    task_loss_takes_any_array = False
 
     def __init__(
         self,
@@ -190,6 +208,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.target_tags.multi_output = True
+        tags.array_api_support = DISPATCHES
         return tags
 
     @with_callbacks
@@ -254,7 +273,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
 
         def fit_of(result):
             fitted = copy.copy(new)
-            fitted._set_fit(result, X.dtype, y.ndim == 1)
+            fitted._set_fit(result, X, y.ndim == 1)
             return {"__dict__": vars(fitted)}  # as a whole, so that nothing of a former fit of `self` is left in it
 
         def on_iteration(before, after):
@@ -266,7 +285,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         result = new._meta_train(rows.stacks(structure), w0, structure, **follow)
         _warn_unless_converged(result, stacklevel=4)
         context.call_on_fit_task_end(**given, reconstruction_attributes=lambda: fit_of(result))
-        new._set_fit(result, X.dtype, y.ndim == 1)
+        new._set_fit(result, X, y.ndim == 1)
         return self._take_fit_of(new)
 
     def _most_iterations(self):
@@ -329,12 +348,13 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         elif classes is not None and not np.array_equal(np.unique(classes), new.classes_):
             raise ValueError(f"classes={classes!r} differ from those of the first call, {new.classes_}")
         result = meta_train_on(new, new._task_rows(X, y, weight, codes), tasks)
-        new._set_fit(result, X.dtype, y.ndim == 1)
+        new._set_fit(result, X, y.ndim == 1)
         return self._take_fit_of(new)
 
     def _add_statistics(self, rows, tasks):
         """Add the statistics of these rows to those before, and solve anew."""
         former, w0 = getattr(self, "_stream", (0, None))
+        w0 = w0 if w0 is None else to_host(w0)  # which may have been moved with the estimator
         statistics = former + self._statistics(rows, tasks)
         if w0 is None or len(w0) != rows.n_parameters:  # fit_intercept may have been changed
             w0 = self._start(rows)
@@ -345,10 +365,13 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
     def _statistics(self, rows, tasks, one_output=True):
         return TaskStatistics._of_rows(rows, tasks, getattr(self, "feature_names_in_", None), one_output)
 
-    def _meta_train_on(self, quadratics, w0, stacklevel):
-        """Meta-train on the statistics of tasks."""
-        self._learn_prior(quadratics)
-        result = self._meta_train(quadratics.stacks(), w0, "one quadratic")
+    def _meta_train_on(self, tasks, w0, stacklevel):
+        """Meta-train on the statistics of tasks, which may have been collapsed."""
+        if isinstance(tasks, CollapsedStatistics):
+            result = self._descend(losses_of_collapsed(tasks), w0)
+        else:
+            self._learn_prior(tasks)
+            result = self._meta_train(tasks.stacks(), w0, "one quadratic")
         _warn_unless_converged(result, stacklevel)
         return result
 
@@ -368,7 +391,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         once = {"solver": "gd", "max_iter": 1, "switch_tol": switch_tol}
         if self.algorithm == "bimaml" and phase == 2:
             once["algorithm"] = "maml"
-        w0 = self._parameters() if hasattr(self, "coef_") else self._start(rows)
+        w0 = to_host(self._parameters()) if hasattr(self, "coef_") else self._start(rows)
         result = self._meta_train(rows.stacks(self.task_structure), w0, self.task_structure, **once)
         self._stream = result.history["phase"][-1], result.switch_tol, statistics
         return result
@@ -413,6 +436,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         check_is_fitted(self)
         self._validate_params()
         self._check_adaptation()
+        check_namespace(X, self, "adapt")
         X, y, weight, codes, tasks = self._check_rows(X, y, groups, sample_weight, reset=False)
         rows = self._task_rows(X, y, weight, codes)
         step_size = check_inner_step_size(self.inner_step_size, rows.n_parameters)
@@ -435,12 +459,14 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
             vars(new).pop(name, None)
         new.inner_step_size_ = steps
         new._knows_scatter = left is not None
-        public = {"dtype": self.coef_.dtype, "one_output": self.coef_.ndim == 1, "fit_intercept": self.fit_intercept}
+        public = {"like_X": self.coef_, "one_output": self.coef_.ndim == 1, "fit_intercept": self.fit_intercept}
         if tasks is None:
-            new.coef_, new.intercept_ = from_parameters(W[0], **public)
+            new.coef_, new.intercept_ = from_parameters(W[0, ...], **public)
             if left is not None:
-                new._set_prior(self._prior.with_covariance(left[0]))
+                new._set_prior(self._prior.with_covariance(to_host(left)[0]))
+            new._move_results(self.coef_)
             return new
+        new._move_results(self.coef_)
         if hasattr(self, "tasks_"):  # tasks adapted to before stay; those adapted again have moved
             key, tasks = merge_tasks(self.tasks_, tasks)
             W = _overwrite(self._parameters(self.task_coef_, self.task_intercept_), W, key)
@@ -493,29 +519,47 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
             The score.
         """
         metric = accuracy_score if is_classifier(self) else r2_score
-        return metric(y, self.predict(X, groups), sample_weight=sample_weight)
+        y, y_pred, sample_weight = map(to_numpy, (y, self.predict(X, groups), sample_weight))
+        return metric(y, y_pred, sample_weight=sample_weight)
 
-    def _linear_predictor(self, X, groups):
+    def _linear_predictor(self, X, groups, method="predict"):
         """Evaluate z = x'coef + intercept with the parameters of each row's task."""
         check_is_fitted(self)
         check_is_local(type(self).__name__, X=X, groups=groups)
-        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
-        Z = X @ np.atleast_2d(self.coef_).T + self.intercept_
-        for rows, task in self._rows_of_known_tasks(X, groups, self.coef_.size):
-            coef = self.task_coef_[task].reshape(len(rows), -1, X.shape[1])
-            Z[rows] = _row_products(X[rows], coef) + self.task_intercept_[task].reshape(len(rows), -1)
+        check_namespace(X, self, method)
+        X = validate_data(self, X, accept_sparse="csr", dtype=float_types(X), reset=False)
+        xp, k = namespace(X), self._n_outputs
+        Z = X @ xp.reshape(self.coef_, (k, -1)).T + self.intercept_
+
+        def of_task(rows, task):
+            coef = xp.reshape(take(self.task_coef_, task), (len(task), k, -1))
+            return _row_products(X[rows, :], coef) + xp.reshape(take(self.task_intercept_, task), (len(task), k))
+
+        Z = self._by_task(Z, groups, k * X.shape[1], of_task)
         return Z[:, 0] if self.coef_.ndim == 1 else Z
 
-    def _rows_of_known_tasks(self, X, groups, size):
-        """Rows of tasks that were adapted to, and the tasks' positions, in chunks; a task has `size` numbers."""
+    @property
+    def _n_outputs(self):
+        return self.coef_.shape[0] if self.coef_.ndim == 2 else 1
+
+    def _by_task(self, common, groups, size, of_task):
+        """What all rows have, (n_rows, k), but ``of_task(rows, tasks)`` for rows of tasks that were adapted to.
+
+        In chunks of rows; `tasks` are the positions of their tasks, a task has `size` numbers.
+        """
         if groups is None:
-            return
-        position = find_tasks(groups, X.shape[0], getattr(self, "tasks_", np.array([], dtype=object)))
-        known = np.flatnonzero(position >= 0)
-        chunk = max(1, NUMBERS_PER_STACK // size)
-        for start in range(0, len(known), chunk):
-            rows = known[start : start + chunk]
-            yield rows, position[rows]
+            return common
+        n_rows, xp, parts = common.shape[0], namespace(common), []
+        position = find_tasks(to_numpy(groups), n_rows, getattr(self, "tasks_", np.array([], dtype=object)))
+        chunk = max(1, (NUMBERS_PER_STACK if is_on_cpu(common) else NUMBERS_ON_DEVICE) // size)
+        for start in range(0, n_rows, chunk):
+            rows = slice(start, min(start + chunk, n_rows))
+            tasks = position[rows]
+            part, known = common[rows, :], tasks >= 0
+            if np.any(known):
+                part = xp.where(like(known[:, None], part), of_task(rows, tasks.clip(0)), part)
+            parts.append(part)
+        return xp.concat(parts)
 
     def _predictive_std(self, X, groups):
         """Standard deviation of a row's y around its prediction."""
@@ -525,15 +569,19 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
                 "every adapt, and a fit with enough tasks and rows to learn how tasks differ"
             )
         self._parameters()  # raises if fit_intercept was changed
-        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
-        X = X.toarray() if sparse.issparse(X) else X
+        X = validate_data(self, X, accept_sparse="csr", dtype=float_types(X), reset=False)
+        X = in_double(X.toarray() if sparse.issparse(X) else X)
+        xp = namespace(X)
         if self.fit_intercept:
-            X = np.c_[X, np.ones(len(X))]
-        covariance = self._prior.covariance()
-        scatter = np.einsum("nd,nd->n", X @ covariance, X)
-        for rows, task in self._rows_of_known_tasks(X, groups, covariance.size):
-            scatter[rows] = np.einsum("nd,nde,ne->n", X[rows], self._task_scatter[task], X[rows])
-        std = np.sqrt(self._prior.noise * (1 + scatter[:, None])).astype(self.coef_.dtype)
+            X = xp.concat([X, xp.ones_like(X[:, :1])], axis=1)
+        covariance = like(self._prior.covariance(), X)
+        scatter = einsum("nd,nd->n", X @ covariance, X)[:, None]
+
+        def of_task(rows, task):
+            return einsum("nd,nde,ne->n", X[rows, :], take(self._task_scatter, task), X[rows, :])[:, None]
+
+        scatter = self._by_task(scatter, groups, X.shape[1] ** 2, of_task)
+        std = xp.asarray(xp.sqrt(like(self._prior.noise, X) * (1 + scatter)), dtype=self.coef_.dtype)
         return std[:, 0] if self.coef_.ndim == 1 else std
 
     def _without_fit(self):
@@ -563,11 +611,12 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         X, y = self._validate_xy(X, y, reset)
         codes, tasks = np.zeros(X.shape[0], dtype=np.intp), None
         if groups is not None:
-            codes, tasks = encode_groups(groups, X.shape[0])
+            codes, tasks = encode_groups(to_numpy(groups), X.shape[0])
         weight = check_weight(sample_weight, X.shape[0])
         kept = weight > 0
         if not np.all(kept):
-            X, y, weight = X[kept], y[kept], weight[kept]
+            rows = np.flatnonzero(kept)
+            X, y, weight = take(X, rows), take(y, rows), weight[kept]
             present, codes = np.unique(codes[kept], return_inverse=True)
             tasks = None if tasks is None else tasks[present]
         return X, y, weight, codes, tasks
@@ -575,8 +624,9 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
     def _validate_xy(self, X, y, reset):
         if sparse.issparse(y):
             raise TypeError("y must be a dense array, got a sparse matrix: use y.toarray()")
+        y = to_numpy(y) if not is_dispatched(X) else move(y if is_dispatched(y) else np.asarray(y), X)
         return validate_data(
-            self, X, y, accept_sparse="csr", dtype=FLOATS, multi_output=True, y_numeric=True, reset=reset
+            self, X, y, accept_sparse="csr", dtype=float_types(X), multi_output=True, y_numeric=True, reset=reset
         )
 
     def _learn_target(self, y):
@@ -584,7 +634,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
 
     def _encode_target(self, y):
         """Targets as numbers of shape (n_rows, n_outputs)."""
-        return np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+        return namespace(y).reshape(in_double(y), (y.shape[0], -1))
 
     def _l2(self, mean_task_weight):
         """Penalty of a task's loss, given the mean total weight of a task."""
@@ -592,13 +642,14 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
 
     def _task_rows(self, X, y, weight, codes):
         """The validated rows, by task. What `fit` decided, the penalty and the number of outputs, holds in `adapt`."""
-        Y = self._encode_target(y)
-        if hasattr(self, "coef_") and Y.shape[1] != len(np.atleast_2d(self.coef_)):
-            raise ValueError(f"y has {Y.shape[1]} output(s), but {len(np.atleast_2d(self.coef_))} in fit")
+        Y = like(self._encode_target(y), X)
+        if hasattr(self, "coef_") and Y.shape[1] != self._n_outputs:
+            raise ValueError(f"y has {Y.shape[1]} output(s), but {self._n_outputs} in fit")
         l2 = getattr(self, "l2_regularization_", None)
         if l2 is None:
             l2 = self.l2_regularization_ = self._l2(weight.sum() / (codes.max() + 1))
-        return TaskRows(X, Y, weight, codes, self.task_loss, l2, self.fit_intercept)
+        loss = self.task_loss if is_numpy(X) or self.task_loss_takes_any_array else on_host(self.task_loss)
+        return TaskRows(X, Y, like(weight, X), codes, loss, l2, self.fit_intercept)
 
     def _start(self, rows):
         """Where `init` says to start, (d, k)."""
@@ -606,14 +657,15 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
 
     def _warm_parameters(self, new, rows):
         """Where the last fit ended, (d, k)."""
-        if self._parameters().shape != rows.shape[1:] or not np.array_equal(
+        parameters = to_host(self._parameters())
+        if parameters.shape != rows.shape[1:] or not np.array_equal(
             getattr(self, "classes_", None), getattr(new, "classes_", None)
         ):
             raise ValueError(
                 "warm_start=True needs the features, outputs and classes of the former fit: set warm_start=False, or "
                 "fit a clone"
             )
-        return self._parameters()
+        return parameters
 
     def _parameters(self, coef=None, intercept=None):
         """Parameters, (..., d, k), of the initialisation or of these coefficients and intercepts."""
@@ -625,11 +677,13 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
 
     def _starts(self, rows, tasks):
         """Where each task stands before it is adapted, (m, d, k)."""
-        starts = np.broadcast_to(self._parameters(), rows.shape)
+        parameters = self._parameters()
+        xp = namespace(parameters)
+        starts = xp.broadcast_to(parameters, rows.shape)
         if tasks is not None and hasattr(self, "tasks_"):
             position = find_tasks(tasks, len(tasks), self.tasks_)
-            starts = starts.copy()
-            starts[position >= 0] = self._parameters(self.task_coef_, self.task_intercept_)[position[position >= 0]]
+            own = take(self._parameters(self.task_coef_, self.task_intercept_), position.clip(0))
+            starts = xp.where(like((position >= 0)[:, None, None], own), own, starts)
         return starts
 
     def _check_adaptation(self):
@@ -654,8 +708,8 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         prior = None
         if tasks.shape[0] > 1 and tasks.shape[1] <= LARGEST_METRIC:
             try:
-                with np.errstate(over="ignore", invalid="ignore"), blas_threads(tasks.shape[1]):
-                    stacks = [build() for _, build in tasks.stacks("one quadratic")]
+                with np.errstate(over="ignore", invalid="ignore"), small_products(tasks.shape[1]):
+                    stacks = [build().on_host() for _, build in tasks.stacks("one quadratic")]
                     prior = learn_prior(stacks, self.metric, self.fit_intercept)
             except np.linalg.LinAlgError:
                 raise ValueError(OUT_OF_RANGE) from None
@@ -686,22 +740,32 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
             return self._prior
         position = find_tasks(tasks, len(tasks), self.tasks_)
         scatter = np.repeat(self._prior.covariance()[None], len(tasks), axis=0)
-        scatter[position >= 0] = self._task_scatter[position[position >= 0]]
+        scatter[position >= 0] = to_host(self._task_scatter)[position[position >= 0]]
         return self._prior.with_covariance(scatter)
 
-    def _meta_train(self, stacks, w0, structure, **changes):
-        parameters = {name: getattr(self, name) for name in TRAINING_PARAMETERS} | changes
-        parameters["prior"] = self._prior if self._learns_prior() else None
-        parameters["inner_step_size"] = check_inner_step_size(self.inner_step_size, len(w0))
-        with blas_threads(len(w0), self.n_jobs):
-            return meta_train(stacks, w0, structure=structure, **parameters)
+    def _adaptation(self, n_parameters):
+        """How tasks adapt in training."""
+        return {
+            "inner_step_size": check_inner_step_size(self.inner_step_size, n_parameters),
+            "n_inner_steps": self.n_inner_steps,
+            "adaptation": self.adaptation,
+            "prior": self._prior if self._learns_prior() else None,
+        }
 
-    def _set_fit(self, result, dtype, one_output):
+    def _meta_train(self, stacks, w0, structure, **changes):
+        how = self._adaptation(len(w0)) | {"first_order": self.algorithm == "fomaml", "n_jobs": self.n_jobs}
+        with small_products(len(w0), self.n_jobs):
+            return self._descend(meta_losses(stacks, structure, **how), w0, **changes)
+
+    def _descend(self, losses, w0, **changes):
+        return meta_train(losses, w0, **{name: getattr(self, name) for name in TRAINING_PARAMETERS} | changes)
+
+    def _set_fit(self, result, like_X, one_output):
         one_output = one_output and not is_classifier(self)
         for name in _PER_TASK:
             vars(self).pop(name, None)
         self.coef_, self.intercept_ = from_parameters(
-            result.x, dtype, one_output=one_output, fit_intercept=self.fit_intercept
+            result.x, like_X, one_output=one_output, fit_intercept=self.fit_intercept
         )
         self._has_intercept = self.fit_intercept
         if not self._learns_prior():
@@ -709,10 +773,17 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
                 vars(self).pop(name, None)
         self._knows_scatter = getattr(self, "_prior", None) is not None
         self.inner_step_size_ = result.inner_step_size
+        self._move_results(like_X)
         self.meta_step_size_ = result.step_size
         self.switch_tol_ = result.switch_tol
         self.n_iter_ = int(np.ceil(result.nit))
         self.history_ = result.history
+
+    def _move_results(self, like_X):
+        """Put what was learned, and told in public, where X is."""
+        for name in ("inner_step_size_", "task_covariance_", "noise_variance_"):
+            if isinstance(getattr(self, name, None), np.ndarray):
+                setattr(self, name, like(getattr(self, name), like_X))
 
 
 def losses_of(estimator, X, y, groups, sample_weight, structure=None):
@@ -726,18 +797,16 @@ def losses_of(estimator, X, y, groups, sample_weight, structure=None):
     X, y, weight, codes, _ = estimator._check_rows(X, y, groups, sample_weight, reset=False)
     rows = estimator._task_rows(X, y, weight, codes)
     own = estimator._structure(rows)
-    prior = estimator._prior if estimator._learns_prior() else None
-    step_size = check_inner_step_size(estimator.inner_step_size, rows.n_parameters)
-    how = step_size, estimator.n_inner_steps, estimator.adaptation, prior, estimator.n_jobs
-    f, F, *_ = meta_losses(rows.stacks(own), structure or own, *how)
-    return rows, f, F
+    how = estimator._adaptation(rows.n_parameters) | {"first_order": False, "n_jobs": estimator.n_jobs}
+    losses = meta_losses(rows.stacks(own), structure or own, **how)
+    return rows, losses.f, losses.F
 
 
 def _overwrite(former, new, key):
     """Numbers by task: the former ones, and over them the new, at the positions `key`."""
-    merged = np.empty((1 + np.max(key), *new.shape[1:]))
-    merged[key] = np.concatenate([former, new])
-    return merged
+    last = np.empty(1 + np.max(key), dtype=np.intp)
+    last[key] = np.arange(len(key))
+    return take(namespace(new).concat([former, new]), last)
 
 
 def warn_of_one_task(estimator, groups, stacklevel=3):
@@ -767,4 +836,5 @@ def _row_products(X, coef):
     """x_r'coef_r for rows X (n, d), dense or sparse, and coefficients (n, k, d) of their own."""
     if sparse.issparse(X):
         return np.stack([np.asarray(X.multiply(column).sum(axis=1)).ravel() for column in coef.swapaxes(0, 1)], axis=1)
-    return np.einsum("nd,nkd->nk", X, coef)
+    X = np.ascontiguousarray(X) if is_numpy(X) else X  # sums in one order, whatever the container
+    return einsum("nd,nkd->nk", X, coef)

@@ -5,9 +5,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .base import FLOATS, BiMAMLMixin, Matrix, warn_of_one_task
+from ._sklearn import check_namespace
+from ._validation import to_numpy
+from .arrays import float_types, is_numpy, like, namespace, to_host
+from .base import BiMAMLMixin, Matrix, warn_of_one_task
 
 
 class BiMAMLClassifierMixin(BiMAMLMixin):
@@ -87,7 +90,7 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
         z : ndarray of shape (n_samples,) or (n_samples, n_classes)
             Positive for ``classes_[1]`` if there are two classes; otherwise one column for each class.
         """
-        Z = self._linear_predictor(X, groups)
+        Z = self._linear_predictor(X, groups, method="decision_function")
         return Z[:, 0] if Z.shape[1] == 1 else Z
 
     def predict(self, X: Matrix, groups: ArrayLike | None = None) -> np.ndarray:
@@ -106,11 +109,18 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
         y_pred : ndarray of shape (n_samples,)
             Labels.
         """
+        check_is_fitted(self)
+        check_namespace(X, self, "predict")
         Z = self.decision_function(X, groups)
-        return self.classes_[(Z > 0).astype(int) if Z.ndim == 1 else Z.argmax(axis=1)]
+        xp = namespace(Z)
+        number = xp.asarray(Z > 0, dtype=xp.int64) if Z.ndim == 1 else xp.argmax(Z, axis=1)
+        labels = to_host(self.classes_)
+        if not is_numpy(Z) and labels.dtype.kind not in "biuf":  # strings are the host's
+            return labels[to_host(number)]
+        return xp.take(like(labels, Z), number, axis=0)
 
     def _validate_xy(self, X, y, reset):
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, reset=reset)
+        X, y = validate_data(self, X, to_numpy(y), accept_sparse="csr", dtype=float_types(X), reset=reset)
         check_classification_targets(y)
         return X, y
 
@@ -125,8 +135,9 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
 
     def _encode_target(self, y):
         """-1 and +1, one column for two classes, otherwise one for each."""
-        unseen = np.setdiff1d(y, self.classes_)
+        labels = to_host(self.classes_)
+        unseen = np.setdiff1d(y, labels)
         if len(unseen):
             raise ValueError(f"y contains labels that were not seen in fit: {unseen.tolist()}")
-        labels = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+        labels = labels[1:] if len(labels) == 2 else labels
         return np.where(y[:, None] == labels, 1.0, -1.0)

@@ -81,7 +81,9 @@ class GroupsFromColumn(DocLinkMixin, MetaEstimatorMixin, BaseEstimator):
         self.column = column
 
     def __sklearn_tags__(self):
-        return copy.deepcopy(get_tags(self.estimator))
+        tags = copy.deepcopy(get_tags(self.estimator))
+        tags.array_api_support = False
+        return tags
 
     @property
     def classes_(self):

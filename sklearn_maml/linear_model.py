@@ -7,10 +7,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import validate_data
 
-from ._validation import check_is_local
+from ._validation import check_is_local, to_numpy
 from .base import BiMAMLMixin, Matrix, warn_of_one_task
 from .losses import squared_loss
-from .statistics import TaskStatistics
+from .statistics import CollapsedStatistics, TaskStatistics
+from .threads import small_products
+from .training import sum_losses
 
 
 class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
@@ -183,15 +185,16 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
 
     task_structure = "quadratic"
 
-    def fit_statistics(self, statistics: TaskStatistics) -> Self:
+    def fit_statistics(self, statistics: TaskStatistics | CollapsedStatistics) -> Self:
         """Learn an initialisation from statistics of rows, which may be anywhere and need not fit in memory.
 
         The result is that of :meth:`fit` on the rows, to rounding, whatever chunks, machines and order they came from.
 
         Parameters
         ----------
-        statistics : TaskStatistics
-            The sum of the statistics of all rows, see :func:`task_statistics`.
+        statistics : TaskStatistics or CollapsedStatistics
+            The sum of the statistics of all rows, see :func:`task_statistics`, or of all tasks, see
+            :meth:`collapse_statistics`.
 
         Returns
         -------
@@ -204,7 +207,7 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         TypeError
             If `statistics` are something else.
         ValueError
-            As :meth:`fit`.
+            As :meth:`fit`, and for statistics that were collapsed for other parameters.
 
         Warns
         -----
@@ -233,25 +236,107 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         """
         self._validate_params()
         self._check_adaptation()
-        if not isinstance(statistics, TaskStatistics):
-            raise TypeError(
-                f"statistics must be TaskStatistics, got {type(statistics).__name__}: make them with "
-                "sklearn_maml.task_statistics"
-            )
+        collapsed = isinstance(statistics, CollapsedStatistics)
+        if not collapsed:
+            _check_statistics(statistics)
         if not statistics.n_tasks:
             raise ValueError("the statistics are those of no row: X was empty, or all weights were zero")
-        warn_of_one_task(self, statistics.tasks)
+        if collapsed:
+            statistics._check_made_for(self._collapse_parameters(statistics.n_features), "the estimator has")
+        else:
+            warn_of_one_task(self, statistics.tasks)
         new = self._without_fit()
         new.n_features_in_ = statistics.n_features
         if statistics.feature_names is not None:
             new.feature_names_in_ = statistics.feature_names
-        new.l2_regularization_ = self._l2(statistics.weight.mean())
-        tasks = statistics._tasks_with(new.l2_regularization_, self.fit_intercept)
+        new.l2_regularization_ = float(self.l2_regularization)
+        tasks = statistics if collapsed else statistics._tasks_with(new.l2_regularization_, self.fit_intercept)
         w0 = self._warm_parameters(new, tasks) if self.warm_start and hasattr(self, "coef_") else self._start(tasks)
         result = new._meta_train_on(tasks, w0, stacklevel=4)
         new._warn_without_prior(tasks, stacklevel=3)
         new._set_fit(result, *statistics._output)
         return self._take_fit_of(new)
+
+    def collapse_statistics(self, statistics: TaskStatistics) -> CollapsedStatistics:
+        """Make of statistics of WHOLE tasks what fitting with a given inner step needs of them: d x d numbers for all.
+
+        To be called where the statistics were made, if that is where all rows of their tasks are: what then travels
+        does not grow with the number of tasks. The sum goes into :meth:`fit_statistics`.
+
+        Parameters
+        ----------
+        statistics : TaskStatistics
+            The statistics of all rows of some tasks. The ids of the tasks are left behind: a task of which other rows
+            are in another part would count as two, and that cannot be noticed.
+
+        Returns
+        -------
+        collapsed : CollapsedStatistics
+            The sums over the tasks of what :meth:`fit_statistics` descends. They hold for this estimator's
+            `inner_step_size`, `n_inner_steps`, `adaptation`, `l2_regularization`, `fit_intercept`, and for
+            ``algorithm="fomaml"`` or the two others; what else it has can be changed afterwards.
+
+        Raises
+        ------
+        TypeError
+            If `statistics` are something else.
+        ValueError
+            If ``inner_step_size="auto"`` (it is learned from all tasks), or if the statistics were made without groups.
+
+        Examples
+        --------
+        Two machines, each with all rows of its tasks:
+
+        >>> import numpy as np
+        >>> from sklearn_maml import MAMLRegressor, task_statistics
+        >>> rng = np.random.default_rng(0)
+        >>> groups = np.repeat(np.arange(100), 8)
+        >>> X = rng.normal(size=(800, 2))
+        >>> y = X @ [1.0, -2.0] + 3.0 * rng.normal(size=100)[groups] + rng.normal(size=800)
+        >>> model = MAMLRegressor(inner_step_size=0.1)
+        >>> statistics = [task_statistics(X[part], y[part], groups[part]) for part in (groups < 50, groups >= 50)]
+        >>> collapsed = sum(model.collapse_statistics(each) for each in statistics)
+        >>> collapsed.n_tasks, collapsed.nbytes, sum(statistics).nbytes
+        (100, 240, 13600)
+        >>> model.fit_statistics(collapsed).coef_.round(2)
+        array([ 0.97, -2.02])
+        """
+        self._validate_params()
+        self._check_adaptation()
+        _check_statistics(statistics)
+        if statistics.tasks is None:
+            raise ValueError(
+                "statistics made without groups are those of one task, which may have rows elsewhere: give groups to "
+                "task_statistics, or the statistics as they are to fit_statistics"
+            )
+        parameters, sums = self._collapse_parameters(statistics.n_features), []
+        if statistics.n_tasks:
+            tasks = statistics._tasks_with(parameters["l2_regularization"], self.fit_intercept)
+            d, first_order = tasks.shape[1], parameters["first_order"]
+            with small_products(d, self.n_jobs):
+                sums, _ = sum_losses(tasks.stacks(), **self._adaptation(d), first_order=first_order, n_jobs=self.n_jobs)
+        return CollapsedStatistics(
+            sums,
+            statistics.n_features,
+            statistics.n_outputs,
+            statistics.feature_names,
+            statistics._output,
+            parameters,
+        )
+
+    def _collapse_parameters(self, n_features):
+        """The parameters that decide f and F."""
+        if self._learns_prior():
+            raise ValueError(
+                "inner_step_size='auto' is learned from the statistics of every task: give a number to collapse them, "
+                "or fit to the TaskStatistics themselves"
+            )
+        adaptation = self._adaptation(n_features + self.fit_intercept)
+        return {name: adaptation[name] for name in ("inner_step_size", "n_inner_steps", "adaptation")} | {
+            "l2_regularization": float(self.l2_regularization),
+            "fit_intercept": bool(self.fit_intercept),
+            "first_order": self.algorithm == "fomaml",
+        }
 
     def predict(
         self, X: Matrix, groups: ArrayLike | None = None, return_std: bool = False
@@ -287,6 +372,8 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         y_pred = self._linear_predictor(X, groups)
         return (y_pred, self._predictive_std(X, groups)) if return_std else y_pred
 
+    task_loss_takes_any_array = True
+
     def task_loss(self, y, z):
         """Squared error (y - z)^2 and its first two derivatives in z.
 
@@ -301,6 +388,14 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
             Of shapes that broadcast to that of z.
         """
         return squared_loss(y, z)
+
+
+def _check_statistics(statistics):
+    if not isinstance(statistics, TaskStatistics):
+        raise TypeError(
+            f"statistics must be TaskStatistics, got {type(statistics).__name__}: make them with "
+            "sklearn_maml.task_statistics"
+        )
 
 
 def task_statistics(
@@ -346,7 +441,7 @@ def task_statistics(
     model = MAMLRegressor()
     check_is_local("task_statistics", X=X, y=y, groups=groups, sample_weight=sample_weight)
     n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
-    if not n_rows or (sample_weight is not None and not np.any(sample_weight)):
+    if not n_rows or (sample_weight is not None and not np.any(to_numpy(sample_weight))):
         X = validate_data(model, X, accept_sparse="csr", ensure_min_samples=0)
         tasks = None if groups is None else np.array([], dtype=object)
         n_outputs = np.shape(y)[1] if np.ndim(y) == 2 else 1

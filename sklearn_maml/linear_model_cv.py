@@ -14,7 +14,7 @@ from sklearn.model_selection import BaseCrossValidator, GroupKFold, ParameterGri
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, with_callbacks
+from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, is_dispatched, with_callbacks
 from ._validation import check_inner_step_size, check_weight
 from .base import Matrix, warn_of_one_task
 from .exceptions import SingleTaskWarning
@@ -200,7 +200,9 @@ class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEs
         self.verbose = verbose
 
     def __sklearn_tags__(self):
-        return get_tags(MAMLRegressor())
+        tags = get_tags(MAMLRegressor())
+        tags.array_api_support = False
+        return tags
 
     @with_callbacks
     def fit(
@@ -245,6 +247,10 @@ class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEs
         ProgressBar, follow its iterations too, and may stop them; the choice itself needs all combinations.
         """
         self._validate_params()
+        if is_dispatched(X):
+            raise TypeError(
+                "MAMLRegressorCV takes NumPy arrays: convert X; MAMLRegressor, with what was chosen, takes others"
+            )
         params, models = self._candidates()
         warn_of_one_task(self, groups, stacklevel=4)
         X_valid, y_valid, weight, codes, tasks = models[0]._check_rows(X, y, groups, sample_weight, reset=True)

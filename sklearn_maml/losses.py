@@ -7,6 +7,8 @@ with respect to z = X @ w. At a kink the derivative is taken from the flat side 
 import numpy as np
 from scipy.special import expit
 
+from .arrays import divide, is_numpy, like, namespace, positive_part, to_host
+
 SMOOTHING = 0.1
 """Width of the smooth hinge's rounded corner, in units of the margin y z."""
 
@@ -14,26 +16,32 @@ SMOOTHING = 0.1
 def squared_loss(y, z):
     """(y - z)^2."""
     residual = z - y
-    return residual * residual, 2 * residual, np.asarray(2.0)
+    return residual * residual, 2 * residual, 2.0
 
 
 def hinge_loss(y, z):
     """max(0, 1 - y z)."""
-    violated = y * z < 1
-    return violated * (1 - y * z), -y * violated, np.zeros_like(z)
+    xp, margin = namespace(z), y * z
+    violated = xp.asarray(margin < 1, dtype=z.dtype)
+    return violated * (1 - margin), -y * violated, xp.zeros_like(z)
 
 
 def squared_hinge_loss(y, z):
     """max(0, 1 - y z)^2."""
-    gap = np.maximum(0, 1 - y * z)
-    return gap * gap, -2 * y * gap, 2.0 * (gap > 0)
+    gap = positive_part(1 - y * z)
+    return gap * gap, -2 * y * gap, 2.0 * namespace(gap).asarray(gap > 0, dtype=gap.dtype)
 
 
 def smooth_hinge_loss(y, z):
     """The hinge, its corner rounded by a softplus: s log(1 + exp((1 - y z) / s)) with s = 0.1."""
     t = (1 - y * z) / SMOOTHING
-    active = expit(t)
-    return SMOOTHING * np.logaddexp(0, t), -y * active, active * expit(-t) / SMOOTHING
+    active, xp = _sigmoid(t), namespace(t)
+    return SMOOTHING * xp.logaddexp(t, xp.zeros_like(t)), -y * active, active * _sigmoid(-t) / SMOOTHING
+
+
+def _sigmoid(t):
+    """1 / (1 + exp(-t))."""
+    return expit(t) if is_numpy(t) else 0.5 + 0.5 * namespace(t).tanh(t / 2)
 
 
 def working_curvature(loss, y):
@@ -43,8 +51,8 @@ def working_curvature(loss, y):
     are very curved near y only. Where y = 0 and the two points meet, the curvature there.
     """
     _, slope_y, curvature = loss(y, y)
-    slope_0 = loss(y, np.zeros(y.shape))[1]
-    return np.divide(slope_y - slope_0, y, out=np.array(np.broadcast_to(curvature, y.shape), float), where=y != 0)
+    slope_0 = loss(y, namespace(y).zeros_like(y))[1]
+    return divide(slope_y - slope_0, y, y != 0, curvature)
 
 
 def curvature_bound(loss, y):
@@ -53,12 +61,23 @@ def curvature_bound(loss, y):
     The largest curvature at z = 0, at y/2 and at y, from both sides, where the losses in use are most curved; and the
     change of slope between 0 and y, which is all the curvature that a hinge has.
     """
+    xp = namespace(y)
     _, slope_y, bound = loss(y, y)
-    if np.ndim(bound) == 0:
-        return np.full(y.shape, bound)
-    _, slope_0, curvature_0 = loss(y, np.zeros(y.shape))
-    bound = np.maximum(bound, curvature_0)
-    aside = 1e-6 * (1 + np.abs(y))
+    if not getattr(bound, "ndim", 0):
+        return xp.full_like(y, float(bound))
+    _, slope_0, curvature_0 = loss(y, xp.zeros_like(y))
+    bound = xp.maximum(bound, curvature_0)
+    aside = 1e-6 * (1 + xp.abs(y))
     for z in (y / 2, y - aside, y + aside):
-        bound = np.maximum(bound, loss(y, z)[2])
-    return np.maximum(bound, np.divide(slope_y - slope_0, y, out=np.zeros(y.shape), where=y != 0))
+        bound = xp.maximum(bound, loss(y, z)[2])
+    return xp.maximum(bound, divide(slope_y - slope_0, y, y != 0))
+
+
+def on_host(loss):
+    """A loss that knows NumPy only, of arrays that may be elsewhere: they travel, a number for each row and output."""
+
+    def travelling_loss(y, z):
+        parts = loss(to_host(y), to_host(z))
+        return tuple(like(part, z) if np.ndim(part) else float(part) for part in parts)
+
+    return travelling_loss

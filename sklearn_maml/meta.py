@@ -4,15 +4,19 @@ The two functions `adapt` and `maml` are equations (1.1) and (3.1) of Xu, Chen &
 tasks at once.
 """
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from .tasks import Function, QuadraticTasks
+from .arrays import namespace, to_host
+from .tasks import Function
 from .threads import run_parallel
 
 DOUBLINGS = 5
-"""Gradient descent on one quadratic takes two to this power steps at once."""
+"""Gradient descent on one quadratic takes two to this power steps at once ..."""
+LARGEST_POWER = 200
+"""... up to this d, from which on powers of d x d matrices cost more than they save."""
 
 
 def adapt(tasks, W, step, n_steps):
@@ -36,7 +40,8 @@ def maml(tasks, w, step, n_steps, first_order=False):
     for quadratic tasks and without adaptation; the terms with third derivatives are not in it.
     """
     m, d, _ = tasks.shape
-    W, path = adapt(tasks, np.broadcast_to(w, (m, d, w.shape[1])), step, n_steps)
+    xp = namespace(w)
+    W, path = adapt(tasks, xp.broadcast_to(w, (m, d, w.shape[1])), step, n_steps)
     back = [] if first_order else path[::-1]
 
     def correct(G):
@@ -45,13 +50,19 @@ def maml(tasks, w, step, n_steps, first_order=False):
         return G
 
     def hessian_product(v):
-        V = np.broadcast_to(v, (m, *v.shape))
+        V = xp.broadcast_to(v, (m, *v.shape))
         for hessp, product in path:
             V = V - product(hessp(V))
-        return correct(end_hessp(V)).sum(axis=0)
+        return xp.sum(correct(end_hessp(V)), axis=0)
 
     value, G, end_hessp = tasks.expand(W)
-    return value.sum(), correct(G).sum(axis=0), hessian_product
+    return xp.sum(value), xp.sum(correct(G), axis=0), hessian_product
+
+
+def maml_on_host(tasks, w, step, n_steps, first_order=False):
+    """The same of NumPy's w and v, wherever the tasks are: d x k numbers travel, whatever the number of rows."""
+    value, gradient, product = maml(tasks, tasks.place(w), step, n_steps, first_order)
+    return float(value), to_host(gradient), lambda v: to_host(product(tasks.place(v)))
 
 
 class MAMLLoss(Function):
@@ -106,13 +117,13 @@ class MAMLLoss(Function):
         """Value, gradient and the stacks' Hessian products; overflow is left to whoever looks at the value."""
         steps = self.steps or [None] * len(self.stacks)
         calls = [
-            (maml, tasks, w, step, self.n_steps, self.first_order)
+            (maml_on_host, tasks, w, step, self.n_steps, self.first_order)
             for tasks, step in zip(self.stacks, steps, strict=True)
         ]
         shares = [1 / self.n_tasks] * len(calls)
         if self.zero_shot:
             shares += [self.zero_shot / self.n_tasks] * len(calls)
-            calls += [(maml, tasks, w, None, 0) for tasks in self.stacks]
+            calls += [(maml_on_host, tasks, w, None, 0) for tasks in self.stacks]
         with np.errstate(over="ignore", invalid="ignore"):
             parts = list(run_parallel(self.n_jobs, calls))
             value, gradient = (sum(share * part[i] for share, part in zip(shares, parts, strict=True)) for i in (0, 1))
@@ -147,7 +158,7 @@ class MAMLLoss(Function):
 
     def working_hessian(self):
         parts = [tasks.working_hessian() for tasks in self.stacks]
-        return None if any(part is None for part in parts) else sum(parts) / self.n_tasks
+        return None if any(part is None for part in parts) else sum(map(to_host, parts)) / self.n_tasks
 
     def smoothness(self):
         """Bound L of the curvature of f or, where adaptation does not overshoot, of F: mean L_i max(1, |1 - aL_i|)^2K.
@@ -157,24 +168,61 @@ class MAMLLoss(Function):
         power = self.n_steps * (1 if self.first_order else 2)
         total = 0.0
         for i, tasks in enumerate(self.stacks):
-            L = tasks.smoothness()
+            L = to_host(tasks.smoothness())
             overshoot = np.maximum(1, np.abs(1 - self.steps[i].longest * L)) if self.steps else 1.0
             total += np.sum(L * (overshoot**power + self.zero_shot))
         return total / self.n_tasks
 
 
 def collapse(tasks, step, n_steps, first_order=False):
-    """Mean F_i of a stack of quadratic tasks, as ONE quadratic task of weight m.
+    """Sum of a stack's F_i, for quadratic tasks.
 
-    Adaptation is then an affine map, so F is a quadratic: its matrix is mean H_i (I - P_i H_i)^2K (or ^K if first
-    order), P_i the step size alpha or what takes its place, its right-hand side -grad F(0).
+    Adaptation is then an affine map, so F_i is a quadratic: its matrix is H_i (I - P_i H_i)^2K (or ^K if first order),
+    P_i the step size alpha or what takes its place, its right-hand side -grad F_i(0).
     """
     m, d, k = tasks.shape
-    value, gradient, _ = maml(tasks, np.zeros((d, k)), step, n_steps, first_order)
-    A = tasks.hessian_sum(step.product if n_steps else None, n_steps if first_order else 2 * n_steps) / m
-    one = (A + A.T) / 2, -gradient / m, np.full(k, value / m / k), m, tasks.scale.sum(axis=0) / m
-    H, C, b, weight, scale = (np.array([numbers]) for numbers in one)
-    return QuadraticTasks(H, C, b, weight, np.zeros((d, 1)), scale)
+    value, gradient, _ = maml_on_host(tasks, np.zeros((d, k)), step, n_steps, first_order)
+    A = tasks.hessian_sum(step.product if n_steps else None, n_steps if first_order else 2 * n_steps)
+    scale = namespace(A).sum(tasks.scale, axis=0)
+    return QuadraticSum(to_host(A), -gradient, value, to_host(scale), m)
+
+
+@dataclass
+class QuadraticSum:
+    """Sum over tasks of w'A_i w / 2 - b_i'w + c_i; the sum of two parts is that of all their tasks.
+
+    Parameters
+    ----------
+    A : ndarray of shape (d, d)
+        Matrix.
+    b : ndarray of shape (d, k)
+        Right-hand side.
+    c : float
+        Constant.
+    scale : ndarray of shape (d,)
+        Curvature of f in each parameter, before adaptation cancelled some of it.
+    n_tasks : int
+        Number of tasks.
+    """
+
+    A: np.ndarray
+    b: np.ndarray
+    c: float
+    scale: np.ndarray
+    n_tasks: int
+
+    def __iadd__(self, other):
+        self.A += other.A
+        self.b += other.b
+        self.c += other.c
+        self.scale += other.scale
+        self.n_tasks += other.n_tasks
+        return self
+
+    def plus(self, other, share):
+        """The same tasks, each with `share` of another function of them added."""
+        A, b, c = self.A + share * other.A, self.b + share * other.b, self.c + share * other.c
+        return QuadraticSum(A, b, c, self.scale, self.n_tasks)
 
 
 class OneQuadratic(Function):
@@ -182,22 +230,17 @@ class OneQuadratic(Function):
 
     Parameters
     ----------
-    quadratic : QuadraticTasks
-        One task, see :func:`collapse`.
+    total : QuadraticSum
+        The sum over the tasks, see :func:`collapse`.
     cost : tuple of (int, int)
         Gradients and Hessian products of a task that an evaluation stands for.
-
-    Attributes
-    ----------
-    scale : ndarray of shape (d,)
-        Curvature of f in each parameter.
     """
 
     structure, first_order, is_one_quadratic = "quadratic", False, True
 
-    def __init__(self, quadratic, cost=(1, 0)):
-        self.A, self.b, self.c = quadratic.H[0], quadratic.C[0], quadratic.b[0].sum()
-        self.scale, self.cost = quadratic.scale[0], cost
+    def __init__(self, total, cost=(1, 0)):
+        m, self.cost = total.n_tasks, cost
+        self.A, self.b, self.c, self.scale = (total.A + total.A.T) / (2 * m), total.b / m, total.c / m, total.scale / m
         self.n_gradients = self.n_hessp = 0
 
     def _count(self):
@@ -220,6 +263,8 @@ class OneQuadratic(Function):
 
     def descend(self, w, step):
         """As in Function, in blocks: iterates T, ..., 2T - 1 are M^T times iterates 0, ..., T - 1, plus a constant."""
+        if len(w) > LARGEST_POWER:
+            yield from super().descend(w, step)
         M, r = np.eye(len(w)) - step * self.A, step * self.b.T  # an iterate is here w', the next one w'M + r
         powers = [(M, r)]
         with np.errstate(over="ignore", invalid="ignore"):

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from scipy import sparse
 
+from .arrays import in_double, is_numpy, is_on_cpu, like, namespace, take
 from .groups import rows_by_task
 from .losses import squared_loss
 from .tasks import (
@@ -16,7 +17,13 @@ from .tasks import (
     FewRowTasks,
     LinearTasks,
     QuadraticTasks,
+    stays_rows,
 )
+
+LARGEST_SUM = 1_000_000
+"""Most numbers of rows that are made one d x d matrix at once."""
+NUMBERS_ON_DEVICE = 8_000_000
+"""Size of stacks and parts in the memory of a device: every call there has its price, and caches have none."""
 
 
 class TaskRows:
@@ -25,7 +32,7 @@ class TaskRows:
     Parameters
     ----------
     X : ndarray or CSR of shape (n_rows, n_features)
-        Features; never copied as a whole.
+        Features; never copied as a whole. Of an array of another library, `Y` and `weight` are where it is.
     Y : ndarray of shape (n_rows, k)
         Targets.
     weight : ndarray of shape (n_rows,)
@@ -73,12 +80,17 @@ class TaskRows:
         d = self.n_parameters
         if structure == "one quadratic":
             fewest = d if np.any(self.penalty) else 1
-            cut = self._cut(lambda n: max(min(n, d), fewest) * d, NUMBERS_IN_CACHE)
+            most = min(max(NUMBERS_IN_CACHE, d * d), LARGEST_SUM)  # not many sums of d x d numbers
+            cut = self._cut(lambda n: max(min(n, d), fewest) * d, self._most(most))
             return [(tasks, partial(self.quadratic, tasks)) for tasks in cut]
         stays_sparse = sparse.issparse(self.X) and d > LARGEST_METRIC
         density, more = (2 + self.X.nnz // self.X.shape[0], d) if stays_sparse else (d, 0)
-        cut = self._cut(lambda n: n * density + more, NUMBERS_PER_STACK)
+        cut = self._cut(lambda n: n * density + more, self._most(NUMBERS_PER_STACK))
         return [(tasks, partial(self.linear, tasks)) for tasks in cut]
+
+    def _most(self, numbers):
+        """Most numbers at once, given how many the processor's cache holds."""
+        return numbers if is_on_cpu(self.Y) else NUMBERS_ON_DEVICE
 
     def _cut(self, numbers, most):
         """Task numbers in runs of similar sizes, `most` numbers in each; a task of n rows counts for ``numbers(n)``."""
@@ -99,7 +111,8 @@ class TaskRows:
         position = np.arange(sizes[-1, 0] if len(tasks) == 1 else sizes.max())
         padding = position >= sizes
         rows = self._numbers(self.starts[tasks][:, None] + np.where(padding, 0, position))
-        return rows, np.where(padding, 0.0, self.weight[rows])
+        weight = _take(self.weight, rows)
+        return rows, namespace(weight).where(like(padding, weight), 0.0, weight)
 
     def _numbers(self, positions):
         """Numbers of the rows at these positions among the rows sorted by task."""
@@ -107,9 +120,10 @@ class TaskRows:
 
     def _features(self, rows):
         """The rows of X given by number, (m, n), in double precision: a view of X where it can be."""
+        if not is_numpy(self.Y):
+            return in_double(_take(self.X, rows))
         m, rows = len(rows), rows.ravel()
-        adjacent = rows[-1] - rows[0] == len(rows) - 1 and np.all(rows[1:] > rows[:-1])
-        if adjacent:
+        if _are_adjacent(rows):
             X = self.X[rows[0] : rows[-1] + 1]
         elif sparse.issparse(self.X) or not self.X.flags.c_contiguous:
             X = self.X[rows]
@@ -124,35 +138,36 @@ class TaskRows:
         rows, weight = self._rows_of(tasks)
         X = self._features(rows)
         if self.fit_intercept:
-            X = X.with_ones() if sparse.issparse(self.X) else np.concatenate([X, np.ones((*rows.shape, 1))], axis=2)
-        return kind(X, self.Y[rows], weight, self.loss, self.penalty)
+            xp = namespace(self.Y)
+            X = X.with_ones() if sparse.issparse(self.X) else xp.concat([X, xp.ones_like(X[..., :1])], axis=2)
+        return kind(X, _take(self.Y, rows), weight, self.loss, like(self.penalty, self.Y))
 
     def all_statistics(self):
-        """Statistics of all tasks, in order."""
+        """Statistics of all tasks, in order, in NumPy."""
         stacks = self.stacks("one quadratic")
-        parts = QuadraticTasks.concatenate([self.statistics(tasks) for tasks, _ in stacks])
+        parts = QuadraticTasks.concatenate([self.statistics(tasks).on_host() for tasks, _ in stacks])
         return parts.reduce(np.concatenate([tasks for tasks, _ in stacks]))
 
     def quadratic(self, tasks):
         """The stack of these tasks in its smaller form: statistics if a task has more rows than parameters."""
-        if self.sizes[tasks].max() < self.n_parameters:
+        if stays_rows(self.sizes[tasks].max(), self.n_parameters, np.any(self.penalty)):
             return self.linear(tasks, FewRowTasks)
         return self.statistics(tasks)
 
     def statistics(self, tasks):
         """The stack of these tasks as statistics, from parts that fit the cache."""
-        parts, key = [], []
+        parts, key, penalty = [], [], like(self.penalty, self.Y)
         for part, rows, weight in self._parts(tasks):
-            X = self._features(rows)
-            parts.append(QuadraticTasks.of_rows(X, self.Y[rows], weight, self.loss, self.penalty, self.fit_intercept))
+            X, Y = self._features(rows), _take(self.Y, rows)
+            parts.append(QuadraticTasks.of_rows(X, Y, weight, self.loss, penalty, self.fit_intercept))
             key.append(part)
-        return QuadraticTasks.concatenate(parts).reduce(np.concatenate(key))
+        return parts[0] if len(parts) == 1 else QuadraticTasks.concatenate(parts).reduce(np.concatenate(key))
 
     def _parts(self, tasks):
         """Positions in `tasks`, numbers of rows and weights, (m, n): of several tasks, or of a part of a large one."""
         m, size = len(tasks), self.sizes[tasks].max() * self.n_parameters
         copied = self.order is not None or np.any(np.diff(tasks) != 1) or np.any(np.diff(self.sizes[tasks]))
-        most = NUMBERS_IN_CACHE if copied else NUMBERS_PER_STACK
+        most = self._most(NUMBERS_IN_CACHE if copied else LARGEST_SUM)
         for part in np.array_split(np.arange(m), min(m, 1 + m * size // most)):
             if len(part) > 1 or size <= most:
                 yield part, *self._rows_of(tasks[part])
@@ -161,4 +176,18 @@ class TaskRows:
             n_rows = max(1, most // self.n_parameters)
             for first in range(start, stop, n_rows):
                 rows = self._numbers(np.arange(first, min(stop, first + n_rows)))
-                yield part, rows[None], self.weight[rows][None]
+                yield part, rows[None], _take(self.weight, rows[None])
+
+
+def _are_adjacent(rows):
+    """Whether rows, given by number, lie one after the other."""
+    return rows[-1] - rows[0] == len(rows) - 1 and np.all(rows[1:] > rows[:-1])
+
+
+def _take(table, rows):
+    """Rows of Y or the weights, or of X on a device, given by number, (m, n)."""
+    if is_numpy(table):
+        return table[rows]
+    flat = rows.ravel()
+    part = table[int(flat[0]) : int(flat[-1]) + 1, ...] if _are_adjacent(flat) else take(table, flat)
+    return namespace(part).reshape(part, (*rows.shape, *table.shape[1:]))

@@ -10,10 +10,12 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from .arrays import divide, like, namespace, to_host
+
 NEWTON_STEPS = 1000
 """Largest number of Newton steps for one implicit step; a handful suffice but for losses with very sharp corners."""
 ACCURACY = 1e-13
-"""Relative accuracy of implicit steps: of the proximal point, and of products with P."""
+"""Relative accuracy of implicit steps, in double precision: of the proximal point, and of products with P."""
 
 _NO_PROXIMAL_POINT = (
     f"an implicit step did not converge in {NEWTON_STEPS} Newton steps: smooth the loss, scale the features, or lower "
@@ -50,7 +52,8 @@ class Metric:
             return V
         if self.basis.ndim > 1:
             return self.basis @ V
-        return np.concatenate([V[..., :-1, :], V[..., -1:, :] - self.basis[None] @ V[..., :-1, :]], axis=-2)
+        level = V[..., -1:, :] - self.basis[None, :] @ V[..., :-1, :]
+        return namespace(V).concat([V[..., :-1, :], level], axis=-2)
 
     def back(self, V):
         """Transposed basis times V."""
@@ -58,7 +61,8 @@ class Metric:
             return V
         if self.basis.ndim > 1:
             return self.basis.mT @ V
-        return np.concatenate([V[..., :-1, :] - self.basis[:, None] * V[..., -1:, :], V[..., -1:, :]], axis=-2)
+        coef = V[..., :-1, :] - self.basis[:, None] * V[..., -1:, :]
+        return namespace(V).concat([coef, V[..., -1:, :]], axis=-2)
 
     def __call__(self, V):
         """A times V."""
@@ -66,15 +70,19 @@ class Metric:
 
     def half(self, V):
         """The root R of A = R R', times V."""
-        return self.to(np.sqrt(self.variance) * V)
+        return self.to(namespace(V).sqrt(self.variance) * V)
 
     def half_transposed(self, V):
         """R' times V."""
-        return np.sqrt(self.variance) * self.back(V)
+        return namespace(V).sqrt(self.variance) * self.back(V)
 
     def largest_penalty(self):
         """Bound of the curvature that the penalty has in R'diag(penalty)R."""
-        return np.max(self.variance * self.penalty, axis=(-2, -1))
+        return namespace(self.variance).max(self.variance * self.penalty, axis=(-2, -1))
+
+    def like(self, array):
+        """The same metric where `array` is."""
+        return Metric(*(None if part is None else like(part, array) for part in vars(self).values()))
 
     def scaled(self, factor):
         """The metric factor_i A, one for each task."""
@@ -110,32 +118,35 @@ class ProximalStep:
         self.metric, self.size = metric, size
 
     def __call__(self, tasks, W):
-        half, half_transposed = self.metric.half, self.metric.half_transposed
-        U, moving, start = np.zeros(W.shape), np.ones(len(W), dtype=bool), None
+        half, half_transposed, xp = self.metric.half, self.metric.half_transposed, namespace(W)
+        norm_of, coarseness = xp.linalg.matrix_norm, _coarseness(W)
+        U, start = xp.zeros_like(W), None
         value, G, hessp = tasks.expand(W)
+        moving = value == value
         for _ in range(NEWTON_STEPS):
             gradient = half_transposed(G) + U
-            norm = np.linalg.norm(gradient, axis=(1, 2))
+            norm = norm_of(gradient)
             start = norm if start is None else start
-            moving &= norm > ACCURACY * start
-            if not np.any(moving):
+            moving = moving & (norm > ACCURACY * coarseness * start)
+            if not xp.any(moving):
                 break
             direction = _conjugate_gradients(_curvature(half, half_transposed, hessp), -gradient)
-            descent = -np.sum(gradient * direction, axis=(1, 2))
-            before = value + np.sum(U * U, axis=(1, 2)) / 2
-            length = np.where(moving, 1.0, 0.0)
+            descent = -xp.sum(gradient * direction, axis=(1, 2))
+            before = value + xp.sum(U * U, axis=(1, 2)) / 2
+            length = xp.where(moving, 1.0, xp.zeros_like(value))
             for _ in range(30):  # halve the steps that do not decrease the sum
                 trial = U + length[:, None, None] * direction
                 value, G, hessp = tasks.expand(W + half(trial))
-                after = value + np.sum(trial * trial, axis=(1, 2)) / 2
-                high = (after > before - 1e-4 * length * descent + 1e-14 * np.abs(before)) & (length > 0)
-                if not np.any(high):
+                after = value + xp.sum(trial * trial, axis=(1, 2)) / 2
+                noise = 1e-14 * coarseness * xp.abs(before)
+                high = (after > before - 1e-4 * length * descent + noise) & (length > 0)
+                if not xp.any(high):
                     break
-                length = np.where(high, length / 2, length)
+                length = xp.where(high, length / 2, length)
             U = trial
-            step, way, place = (np.linalg.norm(V, axis=(1, 2)) for V in (half(direction), half(U), W))
-            rounding = (step <= 1e-12 * way + 1e-15 * place) | (descent <= 1e-14 * np.abs(before))
-            moving &= ~rounding  # all that would follow is
+            step, way, place = map(norm_of, (half(direction), half(U), W))
+            rounding = (step <= coarseness * (1e-12 * way + 1e-15 * place)) | (descent <= noise)
+            moving = moving & ~rounding  # all that would follow is
         else:
             warnings.warn(_NO_PROXIMAL_POINT, ConvergenceWarning, stacklevel=2)
         return W + half(U), hessp, _proximal_product(half, half_transposed, hessp)
@@ -164,18 +175,18 @@ def inner_step(tasks, step_size, adaptation, prior=None, shots=None):
     """
     penalty = tasks.penalty
     if not isinstance(step_size, str):
-        metric = Metric(None, np.reshape(step_size, (-1, 1)), penalty)
+        metric = Metric(None, np.reshape(step_size, (-1, 1)), penalty).like(penalty)
         if adaptation == "gradient":
             return EulerStep(metric, longest=np.max(step_size))
         return _implicit(tasks, metric)
     if prior is None:
         L = tasks.smoothness()
-        factor = np.divide(0.5, L, out=np.zeros_like(L), where=L > 0)
-        metric = Metric(None, np.ones((1, 1)), penalty)
+        factor = divide(0.5, L, L > 0)
+        metric = Metric(None, np.ones((1, 1)), penalty).like(penalty)
     else:
-        metric = prior.metric(penalty)
-        c = tasks.mean_curvature
-        factor = np.divide(shots, c, out=np.zeros(tasks.shape[0]), where=np.asarray(c) > 0)
+        metric = prior.metric(to_host(penalty)).like(penalty)
+        c = tasks.mean_curvature + namespace(tasks.weight).zeros_like(tasks.weight)
+        factor = divide(shots, c, c > 0)
         if adaptation == "gradient":
             factor = factor / (1 + factor * tasks.curvature_in(metric))
     metric = metric.scaled(factor[:, None, None])
@@ -186,6 +197,11 @@ def _implicit(tasks, metric, size=None):
     """Implicit step: linear where the tasks are quadratic and their matrices at hand."""
     product = tasks.resolvent(metric)
     return ProximalStep(metric, size) if product is None else EulerStep(product, size)
+
+
+def _coarseness(array):
+    """How much coarser its numbers are than those of double precision."""
+    return float(namespace(array).finfo(array.dtype).eps / np.finfo(float).eps)
 
 
 def _curvature(half, half_transposed, hessp):
@@ -201,17 +217,18 @@ def _proximal_product(half, half_transposed, hessp):
 
 def _conjugate_gradients(product, B):
     """Solve product(X) = B for every task and output at once, each column of B a problem of its own."""
-    X, R = np.zeros(B.shape), B
-    D, square = R, np.sum(R * R, axis=1, keepdims=True)
-    enough = (ACCURACY**2) * square
+    xp = namespace(B)
+    X, R = xp.zeros_like(B), B
+    D, square = R, xp.sum(R * R, axis=1, keepdims=True)
+    enough = (ACCURACY * _coarseness(B)) ** 2 * square
     for _ in range(2 * B.shape[1] + 10):
         going = square > enough
-        if not np.any(going):
+        if not xp.any(going):
             break
         AD = product(D)
-        curvature = np.sum(D * AD, axis=1, keepdims=True)
-        length = np.divide(square, curvature, out=np.zeros_like(square), where=going & (curvature > 0))
+        curvature = xp.sum(D * AD, axis=1, keepdims=True)
+        length = divide(square, curvature, going & (curvature > 0))
         X, R = X + length * D, R - length * AD
-        former, square = square, np.sum(R * R, axis=1, keepdims=True)
-        D = R + np.divide(square, former, out=np.zeros_like(square), where=former > 0) * D
+        former, square = square, xp.sum(R * R, axis=1, keepdims=True)
+        D = R + divide(square, former, former > 0) * D
     return X

@@ -202,6 +202,8 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    task_loss_takes_any_array = True
+
     @property
     def task_structure(self):
         """What solvers may assume of the loss."""

@@ -1,5 +1,8 @@
 """The MAML loss against equations (1.1) and (3.1) of the paper written out for one task at a time."""
 
+from functools import reduce
+from operator import iadd
+
 import numpy as np
 import pytest
 from scipy.optimize import brentq
@@ -8,7 +11,7 @@ from scipy.special import expit
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
 from sklearn_maml.meta import MAMLLoss, OneQuadratic, adapt, collapse, maml
 from sklearn_maml.steps import inner_step
-from sklearn_maml.tasks import FewRowTasks, Function, LinearTasks, QuadraticTasks
+from sklearn_maml.tasks import FewRowTasks, Function, LinearTasks
 
 STEPS = pytest.mark.parametrize("n_steps", [0, 1, 3])
 STEP_SIZES = pytest.mark.parametrize("step_size", [0.15, "per parameter", "auto"])
@@ -280,7 +283,7 @@ def collapsed(problem, step_size, n_steps, first_order):
     """All stacks collapsed and averaged, in both forms that a stack can have."""
     stacks = [stack.quadratic() if i == 1 else stack for i, stack in enumerate(problem.few)]
     parts = [collapse(stack, inner_step(stack, step_size, "gradient"), n_steps, first_order) for stack in stacks]
-    return OneQuadratic(QuadraticTasks.concatenate(parts).reduce([0, 0, 0]))
+    return OneQuadratic(reduce(iadd, parts))
 
 
 @STEP_SIZES
@@ -312,10 +315,10 @@ def test_collapse_is_the_closed_form(kind, n_steps):
         power = np.linalg.matrix_power(np.eye(4) - alpha * H, 2 * n_steps)
         A, b = A + H @ power / 5, b + power @ c / 5
     stack = problem.few[0] if kind == "rows" else problem.few[0].quadratic()
-    one = collapse(stack, inner_step(stack, alpha, "gradient"), n_steps)
-    np.testing.assert_allclose(one.H[0], A, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(one.C[0, :, 0], b, rtol=1e-10, atol=1e-12)
-    assert one.weight == [5]
+    total = collapse(stack, inner_step(stack, alpha, "gradient"), n_steps)
+    np.testing.assert_allclose(total.A / 5, A, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(total.b[:, 0] / 5, b, rtol=1e-10, atol=1e-12)
+    assert total.n_tasks == 5
     minimiser = np.linalg.solve(A, b)
     np.testing.assert_allclose(maml_of(problem.outputs[0], minimiser, alpha, n_steps, False)[1], 0, atol=1e-12)
 

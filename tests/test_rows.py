@@ -8,7 +8,7 @@ from test_tasks import loops
 from sklearn_maml import rows as rows_module
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
 from sklearn_maml.rows import TaskRows
-from sklearn_maml.tasks import FewRowTasks, LinearTasks, QuadraticTasks
+from sklearn_maml.tasks import FewRowTasks, LinearTasks, QuadraticTasks, stays_rows
 
 INTERCEPT = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
 FORM = pytest.mark.parametrize("form", [np.asarray, sparse.csr_array, sparse.csr_matrix, np.float32])
@@ -70,10 +70,33 @@ def test_stacks_of_ragged_tasks(monkeypatch, form, fit_intercept, structure, lim
     np.testing.assert_array_equal(np.sort(np.concatenate([tasks for tasks, _ in stacks])), np.arange(len(SIZES)))
     for tasks, build in stacks:
         stack = build()
-        few_rows = max(SIZES[i] for i in tasks) < table.rows.n_parameters
+        few_rows = stays_rows(max(SIZES[i] for i in tasks), table.rows.n_parameters, True)
         kind = LinearTasks if structure == "smooth" else FewRowTasks if few_rows else QuadraticTasks
         assert type(stack) is kind
         table.check(stack, tasks)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "penalised", "rows"),
+    [
+        (1, 1, False, False),
+        (1, 2, False, True),
+        (30, 200, False, True),
+        (50, 60, False, True),
+        (56, 60, False, False),
+        (60, 60, False, False),
+        (500, 50, False, False),
+        (1, 4, True, True),
+        (2, 4, True, False),
+        (30, 200, True, True),
+        (80, 200, True, False),
+    ],
+)
+def test_route(n, d, penalised, rows):
+    """By the multiplications: without a penalty 2 n^2 d + n d^2 against n d^2 / 2 + 2 d^3, which meet at n = .88 d."""
+    assert stays_rows(n, d, penalised) == rows
+    if not penalised:
+        assert rows == (n < (np.sqrt(16.25) - 0.5) / 4 * d)
 
 
 @FORM

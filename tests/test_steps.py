@@ -652,7 +652,7 @@ def test_smoothness_bounds_the_hessian(seed, adaptation, prior):
             step = inner_step(problem.tasks, "auto", adaptation, priors().get(prior), shots)
             for n_steps in (1, 2):
                 for first_order in (False, True):
-                    A = collapse(problem.tasks, step, n_steps, first_order).H[0]
+                    A = OneQuadratic(collapse(problem.tasks, step, n_steps, first_order)).A
                     F = MAMLLoss([problem.tasks], n_steps=n_steps, steps=[step], first_order=first_order)
                     assert np.abs(np.linalg.eigvalsh(A)).max() <= F.smoothness() * (1 + 1e-12)
 

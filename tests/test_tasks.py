@@ -424,16 +424,6 @@ def test_factor_of_merged_statistics():
     np.testing.assert_allclose(total, weight.sum(axis=1))
 
 
-def test_plus_adds_a_share_of_another():
-    one, other = (LinearTasks(*make_data(seed=seed)[:4], np.zeros((4, 1))).quadratic() for seed in (0, 1))
-    both = one.plus(other, 0.25)
-    W, V = make_points(*make_data()[:2])
-    np.testing.assert_allclose(both.value(W), one.value(W) + 0.25 * other.value(W), rtol=1e-12)
-    np.testing.assert_allclose(both.gradient(W), one.gradient(W) + 0.25 * other.gradient(W), rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(both.hessp(W, V), one.hessp(W, V) + 0.25 * other.hessp(W, V), rtol=1e-12, atol=1e-13)
-    np.testing.assert_array_equal(both.weight, one.weight)
-
-
 def test_curvature_of_the_loss_stays_with_the_statistics():
     data = make_data()
     stack = LinearTasks(*data[:3], half_squared_loss, data[4]).quadratic()
