@@ -115,3 +115,27 @@ def take(array, numbers):
     if is_numpy(array):
         return array[numbers]
     return array_namespace(array).take(array, like(numbers, array), axis=0)
+
+
+class InParts:
+    """An array of n entries that come in parts, of which there may be none: written in place where that is possible."""
+
+    def __init__(self, n):
+        self.n, self.numbers, self.parts = n, [], []
+
+    def add(self, numbers, part):
+        """Set the entries with these numbers."""
+        if part is None:
+            return
+        if is_numpy(part):
+            self.parts = self.parts or [np.empty((self.n, *part.shape[1:]))]
+            self.parts[0][numbers] = part
+        else:
+            self.numbers.append(numbers)
+            self.parts.append(part)
+
+    def whole(self):
+        """All entries, in order; None if nothing came."""
+        if not self.numbers:
+            return self.parts[0] if self.parts else None
+        return take(array_namespace(self.parts[0]).concat(self.parts), np.argsort(np.concatenate(self.numbers)))

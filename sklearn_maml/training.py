@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import LinAlgError
 from scipy.optimize import OptimizeResult
 
-from .arrays import divide, eye, namespace, take, to_host
+from .arrays import InParts, divide, eye, namespace, take, to_host
 from .meta import MAMLLoss, OneQuadratic, adapt, collapse
 from .solvers import biphasic, choose_solver, subgradient_descent
 from .steps import inner_step
@@ -156,23 +156,23 @@ def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, 
 
     try:
         with np.errstate(over="ignore", invalid="ignore"), small_products(d, n_jobs):
-            parts, done = [], 0
+            sizes, done, W, safe, left = [], 0, *(InParts(m) for _ in range(3))
             results = run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks])
-            for (numbers, _), part in zip(stacks, results, strict=True):
-                parts.append(part)
+            for (numbers, _), (adapted, size, longest, covariance) in zip(stacks, results, strict=True):
+                W.add(numbers, adapted)
+                safe.add(numbers, longest)
+                left.add(numbers, covariance)
+                sizes.append(size)
                 done += len(numbers)
                 if verbose and len(stacks) > 1:
                     print_progress("adapted {} of {} tasks", done - len(numbers), done, m)
     except LinAlgError:
         raise ValueError(OUT_OF_RANGE) from None
-    order = np.argsort(np.concatenate([numbers for numbers, _ in stacks]), kind="stable")
-    W, sizes, safe, left = zip(*parts, strict=True)
-    W = take(xp.concat(W), order)
+    W = W.whole()
     if not xp.all(xp.isfinite(W)):
         raise ValueError(OUT_OF_RANGE)
-    safe = to_host(take(xp.concat(safe), order)) if with_safe else np.full(m, np.inf)
-    left = take(xp.concat(left), order) if scatter else None
-    return W, in_task_order(stacks, sizes, step_size), safe, left
+    safe = to_host(safe.whole()) if with_safe else np.full(m, np.inf)
+    return W, in_task_order(stacks, sizes, step_size), safe, left.whole()
 
 
 def _step_of(inner_step_size, adaptation, prior):
