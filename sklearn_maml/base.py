@@ -68,7 +68,6 @@ _FITTED = (
     "_stream",
     *_PER_TASK,
 )
-FLOATS = [np.float64, np.float32]
 _ONE_TASK = (
     "{} got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
     "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
