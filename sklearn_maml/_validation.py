@@ -1,11 +1,15 @@
 """Checks of arguments, and the two shapes of parameters: (d, k) inside, coef_ and intercept_ outside."""
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_non_negative
 
 from ._sklearn import is_dispatched
 from .arrays import contiguous, in_double, is_numpy, like, namespace, to_host
+
+Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
 
 _ENGINES = ("dask", "dask_expr", "pyspark", "ray")
 
@@ -25,8 +29,10 @@ def check_is_local(caller, **given):
 
 def check_weight(sample_weight, n_rows):
     """Row weights as NumPy array of shape (n_rows,); None is ones."""
-    if sample_weight is None or np.isscalar(sample_weight):
-        sample_weight = np.full(n_rows, 1.0 if sample_weight is None else sample_weight)
+    if sample_weight is None:
+        return np.ones(n_rows)
+    if np.isscalar(sample_weight):
+        sample_weight = np.full(n_rows, sample_weight)
     weight = check_array(to_numpy(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weight.shape != (n_rows,):
         raise ValueError(f"sample_weight must hold one weight for each of {n_rows} rows, got shape {weight.shape}")

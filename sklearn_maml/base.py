@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-import warnings
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -26,6 +25,7 @@ from ._sklearn import (
     with_callbacks,
 )
 from ._validation import (
+    Matrix,
     check_inner_step_size,
     check_is_local,
     check_weight,
@@ -34,18 +34,17 @@ from ._validation import (
     to_numpy,
     to_parameters,
 )
-from .arrays import einsum, float_types, in_double, is_numpy, is_on_cpu, like, move, namespace, take, to_host
-from .exceptions import SingleTaskWarning
+from ._warnings import warn_of_one_task, warn_of_overshooting, warn_unless_converged, warn_without_prior
+from .arrays import float_types, in_double, is_numpy, like, move, namespace, take, to_host
 from .groups import encode_groups, find_tasks, merge_tasks
 from .losses import on_host
+from .prediction import predict_by_task, predictive_std
 from .prior import learn_prior
-from .rows import NUMBERS_ON_DEVICE, TaskRows
-from .statistics import CollapsedStatistics, TaskStatistics
-from .tasks import LARGEST_MATRIX, LARGEST_METRIC, NUMBERS_PER_STACK
+from .rows import TaskRows
+from .streaming import StreamingMixin
+from .tasks import LARGEST_MATRIX, LARGEST_METRIC
 from .threads import small_products
-from .training import OUT_OF_RANGE, TRAINING_PARAMETERS, adapt_all, losses_of_collapsed, meta_losses, meta_train
-
-Matrix = ArrayLike | sparse.spmatrix | sparse.sparray
+from .training import OUT_OF_RANGE, TRAINING_PARAMETERS, adapt_all, meta_losses, meta_train
 
 _PER_TASK = ("tasks_", "task_coef_", "task_intercept_", "_task_scatter")
 _FITTED = (
@@ -68,27 +67,9 @@ _FITTED = (
     "_stream",
     *_PER_TASK,
 )
-_ONE_TASK = (
-    "{} got no groups, so all rows are ONE task and nothing is learned across tasks. Pass groups=, one task id a row. "
-    "With scikit-learn's metadata routing off, groups given to cross_validate, GridSearchCV.fit or Pipeline.fit do not "
-    "reach fit: use cross_validate(..., params={{'groups': g}}) or pipe.fit(X, y, step__groups=g), in a search over a "
-    "Pipeline search.fit(X, y, groups=g, step__groups=g); or turn routing on, which always works: "
-    "sklearn.set_config(enable_metadata_routing=True). Where only X and y are handed on, as in a VotingRegressor, wrap "
-    "the estimator in sklearn_maml.compose.GroupsFromColumn."
-)
-_NO_PRIOR = (
-    "inner_step_size='auto' could not learn how tasks differ from {} tasks with {} parameters: it takes more rows "
-    "(total sample_weight) than parameters, tasks of more than one row, a target that varies, and at most 500 "
-    "parameters. Adaptation falls back to one step of 1 / (2 L) for all parameters. Give a number as inner_step_size "
-    "to choose it yourself."
-)
-_NEW_STREAM = (
-    "{}.partial_fit starts anew: fit and adapt keep no statistics of their rows that it could go on from. Meta-train "
-    "by partial_fit alone, or by fit alone."
-)
 
 
-class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
+class BiMAMLMixin(StreamingMixin, DocLinkMixin, CallbackSupportMixin):
     """Meta-learning for a linear model with any pointwise loss.
 
     A subclass defines ``task_loss(self, y, z) -> (value, slope, curvature)``, elementwise: the loss of the prediction
@@ -267,8 +248,10 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         rows = new._task_rows(X, y, weight, codes)
         structure = self._structure(rows)
         w0 = self._warm_parameters(new, rows) if self.warm_start and hasattr(self, "coef_") else self._start(rows)
-        new._learn_prior(rows.with_squared_loss())
-        new._warn_without_prior(rows, stacklevel=4)
+        squared = rows.with_squared_loss()
+        built = new._learn_prior(squared)
+        stacks = built if squared is rows and built else rows.stacks(structure)
+        warn_without_prior(new, rows, stacklevel=4)
 
         def fit_of(result):
             fitted = copy.copy(new)
@@ -281,8 +264,8 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
             return task.call_on_fit_task_end(**given, reconstruction_attributes=lambda: fit_of(after()))
 
         follow = {"on_iteration": on_iteration} if has_callbacks(self) else {}
-        result = new._meta_train(rows.stacks(structure), w0, structure, **follow)
-        _warn_unless_converged(result, stacklevel=4)
+        result = new._meta_train(stacks, w0, structure, **follow)
+        warn_unless_converged(result, stacklevel=4)
         context.call_on_fit_task_end(**given, reconstruction_attributes=lambda: fit_of(result))
         new._set_fit(result, X, y.ndim == 1)
         return self._take_fit_of(new)
@@ -294,106 +277,6 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         if self.solver == "exact" or (self.solver == "auto" and self.task_structure == "quadratic"):
             return 2 if self.algorithm == "bimaml" else 1
         return self.max_iter
-
-    def partial_fit(
-        self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
-    ) -> Self:
-        """Meta-train on one more batch of rows.
-
-        With the squared loss the result is that of `fit` on all rows so far, to rounding, in whatever chunks and order
-        they came, the rows of a task spread over any number of them: what is kept of a task is d x d numbers. With
-        other losses it is one step of gradient descent on the batch's F (for ``algorithm="bimaml"``, on its f until
-        norm(grad f) <= switch_tol on some batch), from the last `coef_`.
-
-        Parameters
-        ----------
-        X, y, groups, sample_weight :
-            As in :meth:`fit`. With ``groups=None`` all rows of all batches are one task.
-
-        Returns
-        -------
-        self : object
-            The estimator, fitted to everything so far.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`fit`.
-
-        Warns
-        -----
-        SingleTaskWarning
-            If `groups` is None.
-        UserWarning
-            With the squared loss, if the estimator was fitted by `fit` or `adapt`: they keep no statistics to go on
-            from, so that a new stream starts.
-        """
-        self._validate_params()
-        warn_of_one_task(self, groups)
-        return self._partial_fit(X, y, groups, sample_weight)
-
-    def _partial_fit(self, X, y, groups, sample_weight, classes=None):
-        self._check_adaptation()
-        if self.task_structure == "quadratic":
-            first, meta_train_on = not hasattr(self, "_stream"), BiMAMLMixin._add_statistics
-        else:
-            first, meta_train_on = not hasattr(self, "coef_"), BiMAMLMixin._descend_once
-        if first and hasattr(self, "coef_"):
-            warnings.warn(_NEW_STREAM.format(type(self).__name__), UserWarning, stacklevel=3)
-        new = self._without_fit() if first else copy.copy(self)
-        X, y, weight, codes, tasks = new._check_rows(X, y, groups, sample_weight, reset=first)
-        if first:
-            new._learn_target(y if classes is None else classes)
-        elif classes is not None and not np.array_equal(np.unique(classes), new.classes_):
-            raise ValueError(f"classes={classes!r} differ from those of the first call, {new.classes_}")
-        result = meta_train_on(new, new._task_rows(X, y, weight, codes), tasks)
-        new._set_fit(result, X, y.ndim == 1)
-        return self._take_fit_of(new)
-
-    def _add_statistics(self, rows, tasks):
-        """Add the statistics of these rows to those before, and solve anew."""
-        former, w0 = getattr(self, "_stream", (0, None))
-        w0 = w0 if w0 is None else to_host(w0)  # which may have been moved with the estimator
-        statistics = former + self._statistics(rows, tasks)
-        if w0 is None or len(w0) != rows.n_parameters:  # fit_intercept may have been changed
-            w0 = self._start(rows)
-        self._stream = statistics, w0
-        quadratics = statistics._tasks_with(self.l2_regularization_, self.fit_intercept)
-        return self._meta_train_on(quadratics, w0, stacklevel=6)
-
-    def _statistics(self, rows, tasks, one_output=True):
-        return TaskStatistics._of_rows(rows, tasks, getattr(self, "feature_names_in_", None), one_output)
-
-    def _meta_train_on(self, tasks, w0, stacklevel):
-        """Meta-train on the statistics of tasks, which may have been collapsed."""
-        if isinstance(tasks, CollapsedStatistics):
-            result = self._descend(losses_of_collapsed(tasks), w0)
-        else:
-            self._learn_prior(tasks)
-            result = self._meta_train(tasks.stacks(), w0, "one quadratic")
-        _warn_unless_converged(result, stacklevel)
-        return result
-
-    def _descend_once(self, rows, tasks):
-        """One step of gradient descent on these rows: on f until its gradient was small once, then on F.
-
-        With inner_step_size="auto" statistics of the tasks are kept, to learn their prior from all rows so far; after
-        `fit`, which keeps none, the prior stays that of `fit`.
-        """
-        phase, switch_tol, statistics = getattr(self, "_stream", (1, self.switch_tol, 0))
-        from_the_start = statistics != 0 or not hasattr(self, "coef_")
-        if self._learns_prior() and from_the_start and rows.n_parameters <= LARGEST_METRIC:
-            statistics = statistics + self._statistics(rows.with_squared_loss(), tasks)
-            self._learn_prior(statistics._tasks_with(0.0, self.fit_intercept))
-        elif self._learns_prior() and not hasattr(self, "_prior"):
-            self._set_prior(None)
-        once = {"solver": "gd", "max_iter": 1, "switch_tol": switch_tol}
-        if self.algorithm == "bimaml" and phase == 2:
-            once["algorithm"] = "maml"
-        w0 = to_host(self._parameters()) if hasattr(self, "coef_") else self._start(rows)
-        result = self._meta_train(rows.stacks(self.task_structure), w0, self.task_structure, **once)
-        self._stream = result.history["phase"][-1], result.switch_tol, statistics
-        return result
 
     def adapt(
         self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -452,7 +335,7 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
             verbose=self.verbose,
         )
         if self.n_inner_steps and self.task_structure != "subdifferentiable":
-            _warn_of_overshooting(step_size, safe)
+            warn_of_overshooting(step_size, safe)
         new = copy.copy(self)
         for name in ("_stream", *_PER_TASK):
             vars(new).pop(name, None)
@@ -527,38 +410,26 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         check_is_local(type(self).__name__, X=X, groups=groups)
         check_namespace(X, self, method)
         X = validate_data(self, X, accept_sparse="csr", dtype=float_types(X), reset=False)
-        xp, k = namespace(X), self._n_outputs
-        Z = X @ xp.reshape(self.coef_, (k, -1)).T + self.intercept_
-
-        def of_task(rows, task):
-            coef = xp.reshape(take(self.task_coef_, task), (len(task), k, -1))
-            return _row_products(X[rows, :], coef) + xp.reshape(take(self.task_intercept_, task), (len(task), k))
-
-        Z = self._by_task(Z, groups, k * X.shape[1], of_task)
+        shared, own = self._by_output(self.coef_, self.intercept_), None
+        if hasattr(self, "tasks_"):
+            own = self._by_output(self.task_coef_, self.task_intercept_, len(self.tasks_))
+        Z = predict_by_task(X, shared, own, self._positions(groups, X.shape[0]))
         return Z[:, 0] if self.coef_.ndim == 1 else Z
+
+    def _by_output(self, coef, intercept, *n_tasks):
+        """Coefficients (..., k, n_features) and intercepts (..., k), whether or not there is one output only."""
+        xp, shape = namespace(coef), (*n_tasks, self._n_outputs)
+        return xp.reshape(coef, (*shape, -1)), xp.reshape(xp.asarray(intercept), shape)
 
     @property
     def _n_outputs(self):
         return self.coef_.shape[0] if self.coef_.ndim == 2 else 1
 
-    def _by_task(self, common, groups, size, of_task):
-        """What all rows have, (n_rows, k), but ``of_task(rows, tasks)`` for rows of tasks that were adapted to.
-
-        In chunks of rows; `tasks` are the positions of their tasks, a task has `size` numbers.
-        """
+    def _positions(self, groups, n_rows):
+        """Each row's task among those adapted to, -1 for another; None if no groups are given."""
         if groups is None:
-            return common
-        n_rows, xp, parts = common.shape[0], namespace(common), []
-        position = find_tasks(to_numpy(groups), n_rows, getattr(self, "tasks_", np.array([], dtype=object)))
-        chunk = max(1, (NUMBERS_PER_STACK if is_on_cpu(common) else NUMBERS_ON_DEVICE) // size)
-        for start in range(0, n_rows, chunk):
-            rows = slice(start, min(start + chunk, n_rows))
-            tasks = position[rows]
-            part, known = common[rows, :], tasks >= 0
-            if np.any(known):
-                part = xp.where(like(known[:, None], part), of_task(rows, tasks.clip(0)), part)
-            parts.append(part)
-        return xp.concat(parts)
+            return None
+        return find_tasks(to_numpy(groups), n_rows, getattr(self, "tasks_", np.array([], dtype=object)))
 
     def _predictive_std(self, X, groups):
         """Standard deviation of a row's y around its prediction."""
@@ -570,17 +441,12 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         self._parameters()  # raises if fit_intercept was changed
         X = validate_data(self, X, accept_sparse="csr", dtype=float_types(X), reset=False)
         X = in_double(X.toarray() if sparse.issparse(X) else X)
-        xp = namespace(X)
         if self.fit_intercept:
+            xp = namespace(X)
             X = xp.concat([X, xp.ones_like(X[:, :1])], axis=1)
-        covariance = like(self._prior.covariance(), X)
-        scatter = einsum("nd,nd->n", X @ covariance, X)[:, None]
-
-        def of_task(rows, task):
-            return einsum("nd,nde,ne->n", X[rows, :], take(self._task_scatter, task), X[rows, :])[:, None]
-
-        scatter = self._by_task(scatter, groups, X.shape[1] ** 2, of_task)
-        std = xp.asarray(xp.sqrt(like(self._prior.noise, X) * (1 + scatter)), dtype=self.coef_.dtype)
+        scatter = getattr(self, "_task_scatter", None)
+        std = predictive_std(X, self._prior, scatter, self._positions(groups, X.shape[0]))
+        std = namespace(std).asarray(std, dtype=self.coef_.dtype)
         return std[:, 0] if self.coef_.ndim == 1 else std
 
     def _without_fit(self):
@@ -701,23 +567,22 @@ class BiMAMLMixin(DocLinkMixin, CallbackSupportMixin):
         return self.task_structure == "quadratic" and self.adaptation == "implicit" and self.n_inner_steps == 1
 
     def _learn_prior(self, tasks):
-        """Learn how tasks scatter, from rows with the squared loss or their statistics."""
+        """Learn how tasks scatter, from rows with the squared loss or their statistics: the stacks, if any were built.
+
+        They are kept, so that training need not build them again.
+        """
         if not self._learns_prior():
-            return
-        prior = None
+            return None
+        prior = stacks = None
         if tasks.shape[0] > 1 and tasks.shape[1] <= LARGEST_METRIC:
+            stacks = [(numbers, cache(build)) for numbers, build in tasks.stacks("one quadratic")]
             try:
                 with np.errstate(over="ignore", invalid="ignore"), small_products(tasks.shape[1]):
-                    stacks = [build().on_host() for _, build in tasks.stacks("one quadratic")]
-                    prior = learn_prior(stacks, self.metric, self.fit_intercept)
+                    prior = learn_prior([build().on_host() for _, build in stacks], self.metric, self.fit_intercept)
             except np.linalg.LinAlgError:
                 raise ValueError(OUT_OF_RANGE) from None
         self._set_prior(prior)
-
-    def _warn_without_prior(self, tasks, stacklevel):
-        """Warn if there are several tasks, but nothing was learned of how they differ."""
-        if tasks.shape[0] > 1 and self._learns_prior() and self._prior is None:
-            warnings.warn(_NO_PRIOR.format(*tasks.shape[:2]), UserWarning, stacklevel=stacklevel)
+        return stacks
 
     def _set_prior(self, prior):
         self._prior = prior
@@ -806,34 +671,3 @@ def _overwrite(former, new, key):
     last = np.empty(1 + np.max(key), dtype=np.intp)
     last[key] = np.arange(len(key))
     return take(namespace(new).concat([former, new]), last)
-
-
-def warn_of_one_task(estimator, groups, stacklevel=3):
-    """Warn if there are no groups."""
-    if groups is None:
-        warnings.warn(_ONE_TASK.format(type(estimator).__name__), SingleTaskWarning, stacklevel=stacklevel)
-
-
-def _warn_unless_converged(result, stacklevel):
-    if not result.success:
-        warnings.warn(f"Meta-training did not converge: {result.message}.", ConvergenceWarning, stacklevel=stacklevel)
-
-
-def _warn_of_overshooting(step_size, safe):
-    """Warn if a number as step size is too long for the curvature of some tasks' support."""
-    if isinstance(step_size, str) or np.ndim(step_size) or not np.any(step_size > 2 * safe):
-        return
-    warnings.warn(
-        f"inner_step_size={step_size:.3g} overshoots on the support of {np.sum(step_size > 2 * safe)} task(s): their "
-        f"loss is too curved for it, so that the step increases it. Use at most {np.min(safe):.3g}, or 'auto'.",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-def _row_products(X, coef):
-    """x_r'coef_r for rows X (n, d), dense or sparse, and coefficients (n, k, d) of their own."""
-    if sparse.issparse(X):
-        return np.stack([np.asarray(X.multiply(column).sum(axis=1)).ravel() for column in coef.swapaxes(0, 1)], axis=1)
-    X = np.ascontiguousarray(X) if is_numpy(X) else X  # sums in one order, whatever the container
-    return einsum("nd,nkd->nk", X, coef)

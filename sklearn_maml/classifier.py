@@ -8,9 +8,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._sklearn import check_namespace
-from ._validation import to_numpy
+from ._validation import Matrix, to_numpy
+from ._warnings import warn_of_one_task
 from .arrays import float_types, is_numpy, like, namespace, to_host
-from .base import BiMAMLMixin, Matrix, warn_of_one_task
+from .base import BiMAMLMixin
 
 
 class BiMAMLClassifierMixin(BiMAMLMixin):

@@ -1,14 +1,15 @@
 """Meta-learned linear regression."""
 
-from typing import Self
+from typing import Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import validate_data
 
-from ._validation import check_is_local, to_numpy
-from .base import BiMAMLMixin, Matrix, warn_of_one_task
+from ._validation import Matrix, check_is_local, to_numpy
+from ._warnings import warn_of_one_task, warn_without_prior
+from .base import BiMAMLMixin
 from .losses import squared_loss
 from .statistics import CollapsedStatistics, TaskStatistics
 from .threads import small_products
@@ -236,24 +237,24 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         """
         self._validate_params()
         self._check_adaptation()
-        collapsed = isinstance(statistics, CollapsedStatistics)
-        if not collapsed:
-            _check_statistics(statistics)
+        if not isinstance(statistics, CollapsedStatistics):
+            self._check_statistics(statistics)
         if not statistics.n_tasks:
             raise ValueError("the statistics are those of no row: X was empty, or all weights were zero")
-        if collapsed:
+        l2, tasks = float(self.l2_regularization), statistics
+        if isinstance(statistics, CollapsedStatistics):
             statistics._check_made_for(self._collapse_parameters(statistics.n_features), "the estimator has")
         else:
             warn_of_one_task(self, statistics.tasks)
+            tasks = statistics._tasks_with(l2, self.fit_intercept)
         new = self._without_fit()
         new.n_features_in_ = statistics.n_features
         if statistics.feature_names is not None:
             new.feature_names_in_ = statistics.feature_names
-        new.l2_regularization_ = float(self.l2_regularization)
-        tasks = statistics if collapsed else statistics._tasks_with(new.l2_regularization_, self.fit_intercept)
+        new.l2_regularization_ = l2
         w0 = self._warm_parameters(new, tasks) if self.warm_start and hasattr(self, "coef_") else self._start(tasks)
         result = new._meta_train_on(tasks, w0, stacklevel=4)
-        new._warn_without_prior(tasks, stacklevel=3)
+        warn_without_prior(new, tasks, stacklevel=3)
         new._set_fit(result, *statistics._output)
         return self._take_fit_of(new)
 
@@ -303,7 +304,7 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         """
         self._validate_params()
         self._check_adaptation()
-        _check_statistics(statistics)
+        self._check_statistics(statistics)
         if statistics.tasks is None:
             raise ValueError(
                 "statistics made without groups are those of one task, which may have rows elsewhere: give groups to "
@@ -324,6 +325,18 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
             parameters,
         )
 
+    def _check_statistics(self, statistics):
+        if not isinstance(statistics, TaskStatistics):
+            raise TypeError(
+                f"statistics must be TaskStatistics, got {type(statistics).__name__}: make them with "
+                "sklearn_maml.task_statistics"
+            )
+        if self.task_loss is not squared_loss:
+            raise TypeError(
+                f"{type(self).__name__} has a task_loss of its own, but statistics are those of the squared loss: use "
+                "fit or partial_fit"
+            )
+
     def _collapse_parameters(self, n_features):
         """The parameters that decide f and F."""
         if self._learns_prior():
@@ -337,6 +350,19 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
             "fit_intercept": bool(self.fit_intercept),
             "first_order": self.algorithm == "fomaml",
         }
+
+    @overload
+    def predict(self, X: Matrix, groups: ArrayLike | None = None, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, X: Matrix, groups: ArrayLike | None = None, *, return_std: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def predict(
+        self, X: Matrix, groups: ArrayLike | None = None, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]: ...
 
     def predict(
         self, X: Matrix, groups: ArrayLike | None = None, return_std: bool = False
@@ -374,28 +400,7 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
 
     task_loss_takes_any_array = True
 
-    def task_loss(self, y, z):
-        """Squared error (y - z)^2 and its first two derivatives in z.
-
-        Parameters
-        ----------
-        y, z : ndarray
-            Targets and predictions.
-
-        Returns
-        -------
-        value, slope, curvature : ndarray
-            Of shapes that broadcast to that of z.
-        """
-        return squared_loss(y, z)
-
-
-def _check_statistics(statistics):
-    if not isinstance(statistics, TaskStatistics):
-        raise TypeError(
-            f"statistics must be TaskStatistics, got {type(statistics).__name__}: make them with "
-            "sklearn_maml.task_statistics"
-        )
+    task_loss = staticmethod(squared_loss)
 
 
 def task_statistics(
@@ -447,4 +452,4 @@ def task_statistics(
         n_outputs = np.shape(y)[1] if np.ndim(y) == 2 else 1
         return TaskStatistics._of_no_row(X.shape[1], n_outputs, tasks, getattr(model, "feature_names_in_", None))
     X, y, weight, codes, tasks = model._check_rows(X, y, groups, sample_weight, reset=True)
-    return model._statistics(model._task_rows(X, y, weight, codes), tasks, y.ndim == 1)
+    return model._statistics(model._task_rows(X, y, weight, codes), tasks, np.ndim(y) == 1)

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,8 +15,8 @@ from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, is_dispatched, with_callbacks
-from ._validation import check_inner_step_size, check_weight
-from .base import Matrix, warn_of_one_task
+from ._validation import Matrix, check_inner_step_size, check_weight
+from ._warnings import warn_of_one_task
 from .exceptions import SingleTaskWarning
 from .few_shot import Table, few_shot_errors, fit_others, in_support, leave_one_out, pooled_without, row_priorities
 from .groups import check_held_out_as_a_whole
@@ -37,7 +37,10 @@ _LISTS = {  # keywords of MAMLRegressor, and the lists that they are chosen from
 
 
 def _of_best(name, doc):
-    return property(lambda self: getattr(self.best_estimator_, name), doc=doc)
+    def of_best(self) -> Any:
+        return getattr(self.best_estimator_, name)
+
+    return property(of_best, doc=doc)
 
 
 class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEstimator):
@@ -291,7 +294,7 @@ class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEs
             "cv_results_": _results(params, errors),
         }
         context.call_on_fit_task_end(**given, reconstruction_attributes=fitted)
-        vars(self).update(fitted)
+        self.__dict__.update(fitted)
         return self
 
     def adapt(
@@ -313,6 +316,19 @@ class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEs
         new = copy.copy(self)
         new.best_estimator_ = self.best_estimator_.adapt(X, y, groups=groups, sample_weight=sample_weight)
         return new
+
+    @overload
+    def predict(self, X: Matrix, groups: ArrayLike | None = None, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, X: Matrix, groups: ArrayLike | None = None, *, return_std: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def predict(
+        self, X: Matrix, groups: ArrayLike | None = None, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]: ...
 
     def predict(
         self, X: Matrix, groups: ArrayLike | None = None, return_std: bool = False

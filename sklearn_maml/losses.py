@@ -4,17 +4,34 @@ Each is a function ``loss(y, z) -> (value, slope, curvature)``, elementwise: the
 with respect to z = X @ w. At a kink the derivative is taken from the flat side (relu'(0) = 0).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from scipy.special import expit
 
 from .arrays import divide, is_numpy, like, namespace, positive_part, to_host
 
+PointwiseLoss = Callable[[Any, Any], tuple[Any, Any, Any]]
+"""``loss(y, z) -> (value, slope, curvature)``."""
+
 SMOOTHING = 0.1
 """Width of the smooth hinge's rounded corner, in units of the margin y z."""
 
 
-def squared_loss(y, z):
-    """(y - z)^2."""
+def squared_loss(y: Any, z: Any) -> tuple[Any, Any, Any]:
+    """Squared error (y - z)^2 and its first two derivatives in z.
+
+    Parameters
+    ----------
+    y, z : ndarray
+        Targets and predictions.
+
+    Returns
+    -------
+    value, slope, curvature : ndarray
+        Of shapes that broadcast to that of z.
+    """
     residual = z - y
     return residual * residual, 2 * residual, 2.0
 

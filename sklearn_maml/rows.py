@@ -63,7 +63,9 @@ class TaskRows:
         return len(self.sizes), self.n_parameters, self.Y.shape[1]
 
     def with_squared_loss(self):
-        """The same rows with the squared loss and no penalty."""
+        """The same rows with the squared loss and no penalty: itself, if it has these."""
+        if self.loss is squared_loss and not np.any(self.penalty):
+            return self
         rows = copy.copy(self)
         rows.loss, rows.penalty = squared_loss, np.zeros_like(self.penalty)
         return rows

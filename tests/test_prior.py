@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import approx_fprime, minimize
 from statsmodels.regression.mixed_linear_model import MixedLM
 
+from sklearn_maml import MAMLRegressor
 from sklearn_maml import prior as prior_module
 from sklearn_maml.losses import squared_loss
 from sklearn_maml.meta import adapt
@@ -647,6 +648,21 @@ def test_other_covariance_in_any_units():
     units = np.array([1e-7, 1.0, 1e7])
     prior = forms()["diagonal"][0].with_covariance(units[:, None] * (root @ root.mT) * units)
     np.testing.assert_allclose(prior.covariance() / np.outer(units, units), root @ root.mT, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("l2", "reads"), [(0.0, 1), (0.1, 2)])  # a penalty is no part of the prior's model
+def test_rows_are_summed_up_once_for_prior_and_training(monkeypatch, l2, reads):
+    seen = []
+    statistics = TaskRows.statistics
+
+    def count(rows, tasks):
+        seen.append(len(tasks))
+        return statistics(rows, tasks)
+
+    monkeypatch.setattr(TaskRows, "statistics", count)
+    rng = np.random.default_rng(0)
+    MAMLRegressor(l2_regularization=l2).fit(rng.normal(size=(60, 2)), rng.normal(size=60), np.repeat([0, 1, 2], 20))
+    assert sum(seen) == 3 * reads
 
 
 def test_prior_of_some_tasks():

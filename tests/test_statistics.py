@@ -318,6 +318,22 @@ def test_a_former_fit_is_replaced_as_a_whole_or_not_at_all():
     check_same_fit(model.fit_statistics(statistics), MAMLRegressor().fit(X, y, groups=GROUPS))
 
 
+class DoubledLoss(MAMLRegressor):
+    def task_loss(self, y, z):
+        return 2 * (z - y) ** 2, 4 * (z - y), 4.0
+
+
+def test_a_subclass_with_a_loss_of_its_own():
+    statistics = task_statistics(X, y, GROUPS)
+    model = DoubledLoss(inner_step_size=0.05)  # half of the step down twice the loss
+    for call in (model.fit_statistics, model.collapse_statistics):
+        with pytest.raises(TypeError, match=r"DoubledLoss has a task_loss of its own, .* use fit or partial_fit"):
+            call(statistics)
+    coef = MAMLRegressor(inner_step_size=0.1).fit(X, y, groups=GROUPS).coef_
+    for fit in (model.partial_fit, model.fit):
+        assert_allclose(fit(X, y, groups=GROUPS).coef_, coef, rtol=1e-10)
+
+
 def test_warnings_point_at_the_caller():
     few = task_statistics(X[:4], y[:4], [0, 0, 1, 1])
     cases = [
