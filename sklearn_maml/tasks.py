@@ -304,10 +304,10 @@ class QuadraticTasks(Function):
             H = H + self.penalty * eye(self.shape[1], H)
         if not power:
             return xp.sum(H, axis=0)
-        PH, A = product(H), H
+        B, A = eye(self.shape[1], H) - product(H), H  # I - P_i H_i
         for _ in range(power - 1):
-            A = A - PH.mT @ A
-        return xp.sum(A, axis=0) - xp.tensordot(PH, A, axes=([0, 1], [0, 1]))  # all tasks in one large product
+            A = B.mT @ A
+        return xp.tensordot(B, A, axes=([0, 1], [0, 1]))  # all tasks in one large product
 
     def smoothness(self):
         """Smoothness constants lambda_max(H_i) + max(penalty), of shape (m,)."""
