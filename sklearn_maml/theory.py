@@ -4,11 +4,35 @@ f_1, ..., f_m are the tasks' losses, f their mean, F the mean of F_i(w) = f_i(w 
 step size. Bounds are functions of numbers; :func:`task_constants` gets the numbers from tasks.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from .losses import PointwiseLoss
 from .tasks import NUMBERS_PER_STACK, BlockDiagonal, LinearTasks, QuadraticTasks
+
+__all__ = [
+    "Constants",
+    "PointwiseBounds",
+    "contraction_rates",
+    "gradient_deviation",
+    "gradient_deviation_rate",
+    "hessian_bounds",
+    "iteration_bound",
+    "lyapunov_rate",
+    "minimum_curvature",
+    "pointwise_bounds",
+    "step_bound_3_6",
+    "step_bound_3_8",
+    "step_bound_3_9",
+    "step_bound_4_1",
+    "task_constants",
+    "third_derivative_bound",
+    "time_bound_3_6",
+    "time_bound_4_1",
+]
 
 _FAR = 1e8
 _CELLS = 8
@@ -48,7 +72,19 @@ class Constants(NamedTuple):
 
 
 class PointwiseBounds(NamedTuple):
-    """Bounds of a pointwise loss over z, each of the shape of the targets: what :func:`pointwise_bounds` finds."""
+    """Bounds of a pointwise loss over z, each of the shape of the targets: what :func:`pointwise_bounds` finds.
+
+    Parameters
+    ----------
+    low, high : ndarray
+        Of the curvature.
+    third : ndarray
+        Of the absolute derivative of the curvature.
+    slope : ndarray
+        Of the absolute slope.
+    exact : bool
+        Whether they follow by proof; False if they rest on probing.
+    """
 
     low: np.ndarray
     high: np.ndarray
@@ -57,7 +93,9 @@ class PointwiseBounds(NamedTuple):
     exact: bool
 
 
-def task_constants(stacks, w=None, radius=np.inf):
+def task_constants(
+    stacks: Sequence[LinearTasks | QuadraticTasks], w: np.ndarray | None = None, radius: float = np.inf
+) -> Constants:
     """L, mu, kappa and sigma of tasks, on the whole space or in a ball.
 
     Parameters
@@ -130,10 +168,10 @@ def task_constants(stacks, w=None, radius=np.inf):
         rate = gradient_deviation_rate(stacks, w)
         grown = (rate * radius if rate else 0.0) + (kappa * radius**2 / 2 if kappa else 0.0)
         sigma = min(gradient_deviation(stacks, w) + grown, np.sqrt(squares / n_tasks))
-    return Constants(*(float(constant) for constant in (L, max(mu, 0.0), max(kappa, 0.0), sigma)), exact)
+    return Constants(float(L), float(max(mu, 0.0)), float(max(kappa, 0.0)), float(sigma), exact)
 
 
-def gradient_deviation(stacks, w):
+def gradient_deviation(stacks: Sequence[Any], w: np.ndarray) -> float:
     """sigma(w): the root mean square of norm(grad f_i(w) - grad f(w)) over tasks.
 
     Assumption 3.4 asks for the supremum over all w, which is infinite for quadratic tasks with different Hessians. At
@@ -150,12 +188,22 @@ def gradient_deviation(stacks, w):
     -------
     sigma : float
         sigma(w).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml.tasks import QuadraticTasks
+    >>> from sklearn_maml.theory import gradient_deviation
+    >>> H = np.array([np.diag([1.0, 2.0]), np.diag([3.0, 2.0])])
+    >>> tasks = QuadraticTasks(H, np.zeros((2, 2, 1)), np.zeros((2, 1)), np.ones(2), np.zeros((2, 1)))
+    >>> gradient_deviation([tasks], np.array([[0.5], [0.0]]))
+    0.5
     """
     gradients = np.concatenate([tasks.gradient(np.broadcast_to(w, tasks.shape)) for tasks in stacks])
     return float(np.sqrt(np.mean(np.sum((gradients - gradients.mean(axis=0)) ** 2, axis=(1, 2)))))
 
 
-def gradient_deviation_rate(stacks, w):
+def gradient_deviation_rate(stacks: Sequence[LinearTasks | QuadraticTasks], w: np.ndarray) -> float:
     """delta: sigma(v) <= sigma(w) + delta norm(v - w) + kappa norm(v - w)^2 / 2.
 
     delta^2 = lambda_max(mean (H_i - H)^2), H_i = Hess f_i(w), H their mean. It follows from Taylor's theorem for each
@@ -172,6 +220,16 @@ def gradient_deviation_rate(stacks, w):
     -------
     delta : float
         In units of the loss per squared unit of parameter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml.tasks import QuadraticTasks
+    >>> from sklearn_maml.theory import gradient_deviation_rate
+    >>> H = np.array([np.diag([1.0, 2.0]), np.diag([3.0, 2.0])])
+    >>> tasks = QuadraticTasks(H, np.zeros((2, 2, 1)), np.zeros((2, 1)), np.ones(2), np.zeros((2, 1)))
+    >>> gradient_deviation_rate([tasks], np.zeros((2, 1)))
+    1.0
     """
     n_tasks = sum(tasks.shape[0] for tasks in stacks)
     mean = sum(H.sum(axis=1) for H in _hessians(stacks, w)) / n_tasks
@@ -179,10 +237,10 @@ def gradient_deviation_rate(stacks, w):
     return float(np.sqrt(np.linalg.eigvalsh(spread).max().clip(0)))
 
 
-def third_derivative_bound(stacks, V):
+def third_derivative_bound(stacks: Sequence[LinearTasks], V: Sequence[np.ndarray]) -> np.ndarray:
     """A matrix M with -M <= mean D^3 f_i(w)[v_i] <= M (as quadratic forms) for every w.
 
-    M = mean X_i'diag(s_i t_i |X_i v_i|)X_i, where t_i bounds how fast the curvature of the loss changes, see
+    M = mean X_i'diag(s_i t_i abs(X_i v_i))X_i, where t_i bounds how fast the curvature of the loss changes, see
     :func:`pointwise_bounds`. It is finer than kappa norm(v_i).
 
     Parameters
@@ -196,8 +254,20 @@ def third_derivative_bound(stacks, V):
     -------
     M : ndarray of shape (k, d, d)
         One matrix for each output.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml.losses import smooth_hinge_loss
+    >>> from sklearn_maml.tasks import LinearTasks
+    >>> from sklearn_maml.theory import third_derivative_bound
+    >>> X, y, weight, penalty = np.ones((1, 3, 1)), np.ones((1, 3, 1)), np.ones((1, 3)), np.zeros((1, 1))
+    >>> tasks = LinearTasks(X, y, weight, smooth_hinge_loss, penalty)
+    >>> print(f"{third_derivative_bound([tasks], [np.ones((1, 1, 1))]).item():.2f}")
+    9.62
     """
-    total, n_tasks = 0.0, 0
+    total: Any = 0.0
+    n_tasks = 0
     for tasks, v in zip(stacks, V, strict=True):
         n_tasks += tasks.shape[0]
         for part, X in rows_of(tasks):
@@ -207,13 +277,15 @@ def third_derivative_bound(stacks, V):
     return total / n_tasks
 
 
-def pointwise_bounds(loss, y, z=0.0, reach=np.inf):
+def pointwise_bounds(
+    loss: PointwiseLoss, y: np.ndarray, z: float | np.ndarray = 0.0, reach: float | np.ndarray = np.inf
+) -> PointwiseBounds:
     """Bounds of the curvature of a pointwise loss, of how fast it changes, and of its slope, over z.
 
-    One constant as curvature (the squared loss) makes them exact. Otherwise they are found by probing at many points of
-    |z' - z| <= reach (around 0 and y, up to 1e8, if that is infinite) and more finely where they are largest. That is a
-    numerical bound and not a proof: a loss with features much finer than its own scale, far from 0 and y, could escape
-    it.
+    One constant as curvature (the squared loss) makes them exact. Otherwise they are found by probing at many points
+    z' with abs(z' - z) <= reach (around 0 and y, up to 1e8, if that is infinite) and more finely where they are
+    largest. That is a numerical bound and not a proof: a loss with features much finer than its own scale, far from 0
+    and y, could escape it.
 
     Parameters
     ----------
@@ -227,13 +299,22 @@ def pointwise_bounds(loss, y, z=0.0, reach=np.inf):
     Returns
     -------
     bounds : PointwiseBounds
-        low <= curvature <= high, |d curvature / dz| <= third, |slope| <= slope. What still grows at the end of the line
-        is infinite.
+        low <= curvature <= high, abs(d curvature / dz) <= third, abs(d value / dz) <= slope. What still grows at the
+        end of the line is infinite.
 
     Raises
     ------
     ValueError
         If the slope or the curvature jumps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml.losses import smooth_hinge_loss
+    >>> from sklearn_maml.theory import pointwise_bounds
+    >>> bounds = pointwise_bounds(smooth_hinge_loss, np.array([1.0]))
+    >>> print(f"curvature up to {bounds.high[0]:.3f}, slope up to {bounds.slope[0]:.3f}")
+    curvature up to 2.500, slope up to 1.000
     """
     curvature = loss(y, np.zeros(y.shape))[2]
     if np.ndim(curvature) == 0:
@@ -252,7 +333,7 @@ def pointwise_bounds(loss, y, z=0.0, reach=np.inf):
     return PointwiseBounds(low, high, third, slope, False)
 
 
-def step_bound_3_6(L, mu, kappa, sigma):
+def step_bound_3_6(L: float, mu: float, kappa: float, sigma: float) -> float:
     """Bound of the inner step size below which the MAML ODE (3.2) converges linearly: Theorem 3.6, corrected.
 
     The smallest of 1/(2L), 7 mu^(3/2) / (288 kappa sigma + 232 kappa sqrt(mu) sigma), (2/15)^(1/3) mu^(1/3) L^(-5/3),
@@ -273,6 +354,12 @@ def step_bound_3_6(L, mu, kappa, sigma):
     -------
     bound : float
         alpha must be less.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import step_bound_3_6
+    >>> print(f"{step_bound_3_6(L=2.0, mu=1.0, kappa=0.0, sigma=1.0):.4f}")
+    0.0167
     """
     return min(
         1 / (2 * L),
@@ -283,7 +370,7 @@ def step_bound_3_6(L, mu, kappa, sigma):
     )
 
 
-def step_bound_3_8(L, mu, kappa, sigma, K):
+def step_bound_3_8(L: float, mu: float, kappa: float, sigma: float, K: float) -> float:
     """Bound of the inner step size up to which mu/8 <= Hess F <= 9L/8 where norm(grad F) <= K: Theorem 3.8.
 
     min(1/(2L), 7 mu / (8 kappa (16 K + 9 sigma))), as printed. The proof is in an appendix that we do not have;
@@ -300,11 +387,17 @@ def step_bound_3_8(L, mu, kappa, sigma, K):
     -------
     bound : float
         alpha must not be more.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import step_bound_3_8
+    >>> print(f"{step_bound_3_8(L=2.0, mu=1.0, kappa=1.0, sigma=0.0, K=1.0):.4f}")
+    0.0547
     """
     return min(1 / (2 * L), _over(7 * mu, kappa, 8 * (16 * K + 9 * sigma)))
 
 
-def step_bound_3_9(L, mu, kappa, sigma):
+def step_bound_3_9(L: float, mu: float, kappa: float, sigma: float) -> float:
     """Bound of the inner step size up to which F has one critical point, its global minimum: Theorem 3.9.
 
     min(1/(4L), 7 mu / (8 kappa (16 K + 9 sigma))) with the smallest K allowed, (9/7 sqrt(L/mu) + 1) sigma.
@@ -319,12 +412,18 @@ def step_bound_3_9(L, mu, kappa, sigma):
     -------
     bound : float
         alpha must not be more.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import step_bound_3_9
+    >>> step_bound_3_9(L=2.0, mu=1.0, kappa=0.0, sigma=1.0)
+    0.125
     """
     K = (9 / 7 * np.sqrt(L / mu) + 1) * sigma
     return min(1 / (4 * L), step_bound_3_8(L, mu, kappa, sigma, K))
 
 
-def step_bound_4_1(L, mu, kappa, sigma, switch_tol):
+def step_bound_4_1(L: float, mu: float, kappa: float, sigma: float, switch_tol: float) -> float:
     """Bound of the inner step size below which the BI-MAML ODE (Algorithm 1) converges linearly: Theorem 4.1.
 
     min(1/(2L), 7 mu / (288 kappa eps0 + 232 kappa sigma)): that of Theorem 3.8 with K = (9 eps0 + 5 sigma) / 4, which
@@ -341,11 +440,17 @@ def step_bound_4_1(L, mu, kappa, sigma, switch_tol):
     -------
     bound : float
         alpha must be less.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import step_bound_4_1
+    >>> print(f"{step_bound_4_1(L=2.0, mu=1.0, kappa=1.0, sigma=0.0, switch_tol=0.1):.4f}")
+    0.2431
     """
     return step_bound_3_8(L, mu, kappa, sigma, (9 * switch_tol + 5 * sigma) / 4)
 
 
-def lyapunov_rate(inner_step_size, L, mu):
+def lyapunov_rate(inner_step_size: float, L: float, mu: float) -> float:
     """Zeta of Lemma 3.7: along the MAML ODE, d/dt norm(grad f)^2 / 2 <= sigma^2 / 2 - zeta norm(grad f)^2.
 
     zeta = mu - (5/4) L^2 alpha (L^3 alpha^2 + 2 L^2 alpha + 2), (3.5). The proof needs alpha <= 1/(2L), which the lemma
@@ -364,12 +469,26 @@ def lyapunov_rate(inner_step_size, L, mu):
     -------
     zeta : float
         Where positive, norm(grad f) shrinks down to sigma / sqrt(2 zeta), whatever the start.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import lyapunov_rate
+    >>> print(f"{lyapunov_rate(0.01, L=2.0, mu=1.0):.4f}")
+    0.8960
     """
     a = inner_step_size
     return mu - 5 / 4 * L**2 * a * (L**3 * a**2 + 2 * L**2 * a + 2)
 
 
-def time_bound_3_6(inner_step_size, L, mu, sigma, gradient_norm, tol, meta_step_size=1.0):
+def time_bound_3_6(
+    inner_step_size: float,
+    L: float,
+    mu: float,
+    sigma: float,
+    gradient_norm: float,
+    tol: float,
+    meta_step_size: float = 1.0,
+) -> float:
     """Time after which the MAML ODE has brought norm(grad F) to `tol`: Theorem 3.6 with its constants.
 
     The paper gives it up to a constant, O(.). The steps of its proof, done with their factors, give
@@ -398,6 +517,12 @@ def time_bound_3_6(inner_step_size, L, mu, sigma, gradient_norm, tol, meta_step_
     -------
     t : float
         Infinite if zeta <= mu/2, or if sigma = 0 and the start is not the minimum.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import time_bound_3_6
+    >>> print(f"{time_bound_3_6(0.01, L=2.0, mu=1.0, sigma=1.0, gradient_norm=10.0, tol=1e-3):.1f}")
+    68.3
     """
     rate = lyapunov_rate(inner_step_size, L, mu)
     first = 0.0
@@ -407,7 +532,9 @@ def time_bound_3_6(inner_step_size, L, mu, sigma, gradient_norm, tol, meta_step_
     return float(first + 8 / mu * _log((9 / np.sqrt(mu) + 5) * sigma / (4 * tol))) / meta_step_size
 
 
-def time_bound_4_1(mu, sigma, gradient_norm, switch_tol, tol, meta_step_size=1.0):
+def time_bound_4_1(
+    mu: float, sigma: float, gradient_norm: float, switch_tol: float, tol: float, meta_step_size: float = 1.0
+) -> float:
     """Time after which the BI-MAML ODE (Algorithm 1) has brought norm(grad F) to `tol`: Theorem 4.1, corrected.
 
         t <= (log(g0 / eps0) / mu + (8 / mu) log((9 eps0 + 5 sigma) / (4 tol))) / beta,  g0 = norm(grad f(w0)):
@@ -434,12 +561,20 @@ def time_bound_4_1(mu, sigma, gradient_norm, switch_tol, tol, meta_step_size=1.0
     -------
     t : float
         The bound, if alpha is less than :func:`step_bound_4_1`.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import time_bound_4_1
+    >>> print(f"{time_bound_4_1(mu=1.0, sigma=1.0, gradient_norm=10.0, switch_tol=0.1, tol=1e-3):.1f}")
+    63.0
     """
     first = _log(gradient_norm / switch_tol)
     return float(first + 8 * _log((9 * switch_tol + 5 * sigma) / (4 * tol))) / mu / meta_step_size
 
 
-def hessian_bounds(inner_step_size, L, mu, kappa, sigma, K):
+def hessian_bounds(
+    inner_step_size: float, L: float, mu: float, kappa: float, sigma: float, K: float
+) -> tuple[float, float]:
     """Bounds of the eigenvalues of Hess F wherever norm(grad F) <= K: what we can prove of Theorem 3.8.
 
     Hess F = mean A_i H_i(w_i') A_i - alpha D^3 f_i(w)[grad f_i(w_i')], where w_i' is the adapted w and, for
@@ -465,6 +600,13 @@ def hessian_bounds(inner_step_size, L, mu, kappa, sigma, K):
     -------
     lower, upper : float
         Infinite where the proof does not reach: alpha >= (2 - sqrt(2))/L with kappa > 0.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import hessian_bounds
+    >>> lower, upper = hessian_bounds(0.1, L=2.0, mu=1.0, kappa=0.0, sigma=1.0, K=1.0)
+    >>> print(f"{lower:.2f} {upper:.2f}")
+    0.64 1.62
     """
     a = inner_step_size * L
     r = a - a**2 / 4
@@ -475,7 +617,9 @@ def hessian_bounds(inner_step_size, L, mu, kappa, sigma, K):
     return smallest**2 * mu - third, largest**2 * L + third
 
 
-def minimum_curvature(inner_step_size, L, mu, kappa, sigma, gradient_norm):
+def minimum_curvature(
+    inner_step_size: float, L: float, mu: float, kappa: float, sigma: float, gradient_norm: float
+) -> float:
     """Strong convexity constant of F on a convex set that holds a point and all critical points of F.
 
     Where it is positive F has one critical point, its global minimum, and a point in the set is no further from it than
@@ -499,6 +643,12 @@ def minimum_curvature(inner_step_size, L, mu, kappa, sigma, gradient_norm):
     -------
     curvature : float
         Nothing follows where it is not positive.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import minimum_curvature
+    >>> print(f"{minimum_curvature(0.1, L=2.0, mu=1.0, kappa=0.0, sigma=1.0, gradient_norm=1.0):.2f}")
+    0.64
     """
     a = inner_step_size * L
     if a >= 2 - np.sqrt(2) or mu <= 0:
@@ -511,12 +661,12 @@ def minimum_curvature(inner_step_size, L, mu, kappa, sigma, gradient_norm):
     return (1 - a) ** 2 * mu - third
 
 
-def contraction_rates(eigenvalues, meta_step_size):
+def contraction_rates(eigenvalues: ArrayLike, meta_step_size: float) -> tuple[float, float]:
     """How fast gradient descent and the gradient flow approach the minimum of a quadratic, f or F.
 
     Parameters
     ----------
-    eigenvalues : ndarray of shape (d,)
+    eigenvalues : array-like of shape (d,)
         Of its matrix: for f of mean H_i, for F of mean H_i (I - alpha H_i)^2.
     meta_step_size : float
         beta.
@@ -536,12 +686,11 @@ def contraction_rates(eigenvalues, meta_step_size):
     >>> print(f"{per_step:.3f} {per_time:.3f}")
     0.800 0.819
     """
-    eigenvalues = np.asarray(eigenvalues)
-    per_step = np.max(np.abs(1 - meta_step_size * eigenvalues))
-    return float(per_step), float(np.exp(-meta_step_size * eigenvalues.min()))
+    per_step = np.max(np.abs(1 - meta_step_size * np.asarray(eigenvalues)))
+    return float(per_step), float(np.exp(-meta_step_size * np.min(eigenvalues)))
 
 
-def iteration_bound(rate, gradient_norm, tol):
+def iteration_bound(rate: float, gradient_norm: float, tol: float) -> float:
     """Iterations (or time) after which a gradient that shrinks by `rate` each is at most `tol`.
 
     Parameters
@@ -557,6 +706,12 @@ def iteration_bound(rate, gradient_norm, tol):
     -------
     n : float
         log(gradient_norm / tol) / -log(rate), not rounded; infinite if the rate is no contraction.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import iteration_bound
+    >>> print(f"{iteration_bound(0.5, gradient_norm=1.0, tol=1e-3):.2f}")
+    9.97
     """
     if gradient_norm <= tol:
         return 0.0

@@ -1,4 +1,9 @@
-"""Fit to a dask DataFrame: statistics are made where the partitions are, and added up in a tree.
+"""
+================
+A dask DataFrame
+================
+
+Fit to a dask DataFrame: statistics are made where the partitions are, and added up in a tree.
 
 Run ``python examples/scaling/on_dask.py``; needs ``dask[dataframe,distributed]``.
 """

@@ -1,4 +1,9 @@
-"""Fit to a Ray dataset: statistics are made by `map_batches` where the blocks are, and added up as they come.
+"""
+=============
+A Ray dataset
+=============
+
+Fit to a Ray dataset: statistics are made by `map_batches` where the blocks are, and added up as they come.
 
 Run ``python examples/scaling/on_ray.py``; needs ``ray[data]``.
 """

@@ -1,4 +1,9 @@
-"""Fit to a Spark DataFrame: statistics are made by `mapInPandas` where the rows are, and added up in a tree.
+"""
+=================
+A Spark DataFrame
+=================
+
+Fit to a Spark DataFrame: statistics are made by `mapInPandas` where the rows are, and added up in a tree.
 
 Run ``python examples/scaling/on_spark.py``; needs pyspark, pyarrow and a Java runtime.
 """

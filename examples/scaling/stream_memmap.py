@@ -1,4 +1,9 @@
-"""Fit to arrays on disk that are larger than the memory at hand, chunk by chunk, the rows in any order.
+"""
+==============
+Arrays on disk
+==============
+
+Fit to arrays on disk that are larger than the memory at hand, chunk by chunk, the rows in any order.
 
 Run ``python examples/scaling/stream_memmap.py``. It writes a table, fits to it with a fraction of it in memory, and
 compares with a fit to all rows at once.

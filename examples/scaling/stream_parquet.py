@@ -1,4 +1,9 @@
-"""Fit to a Parquet file that is larger than the memory at hand, batch by batch, with pyarrow.
+"""
+==============
+A Parquet file
+==============
+
+Fit to a Parquet file that is larger than the memory at hand, batch by batch, with pyarrow.
 
 Run ``python examples/scaling/stream_parquet.py``. It writes a file, fits to it, and compares with a fit to all rows.
 """

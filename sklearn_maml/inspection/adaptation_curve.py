@@ -124,7 +124,7 @@ random_state :
         negate_score : bool, default=False
             Draw minus the score: the error, for a score such as "neg_mean_squared_error".
         score_name : str, default=None
-            Label of the vertical axis. None is made of the name of the score, without "neg_" if it is negated.
+            Label of the vertical axis. None is made of the name of the score, without ``neg_`` if it is negated.
 
         Returns
         -------
