@@ -3,9 +3,13 @@
 import contextlib
 import functools
 import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import sklearn
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._array_api import _convert_to_numpy as convert_to_numpy
 from sklearn.utils._array_api import _is_numpy_namespace, get_namespace
@@ -23,13 +27,14 @@ except ImportError:  # scikit-learn < 1.9: all arrays are NumPy's
     DISPATCHES = False
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # scikit-learn < 1.9
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for scikit-learn's: `fit` asks for contexts, which do nothing, and callbacks are an error."""
 
-        def set_callbacks(self, *callbacks):
+        def set_callbacks(self, *callbacks: Any) -> NoReturn:
             """Raise: this scikit-learn has no callbacks.
 
             Parameters
@@ -65,7 +70,7 @@ except ImportError:  # scikit-learn < 1.9
         def propagate_callback_context(self, sub_estimator):
             return contextlib.nullcontext()
 
-    def with_callbacks(method):
+    def _with_callbacks(method):
         """Call the method, through one frame as with scikit-learn's: warnings are counted out of it."""
 
         @functools.wraps(method)
@@ -91,6 +96,14 @@ __all__ = [
     "safe_indexing",
     "with_callbacks",
 ]
+
+
+Method = TypeVar("Method", bound=Callable)
+
+
+def with_callbacks(method: Method) -> Method:
+    """scikit-learn's decorator of `fit`, which keeps its type."""
+    return _with_callbacks(method)
 
 
 def is_dispatched(X):
@@ -133,9 +146,29 @@ def has_callbacks(estimator):
 
 
 class DocLinkMixin:
-    """Links an estimator's HTML diagram to its page; not that of a class which somebody else derives from it."""
+    """Where an estimator comes from: the page that its HTML diagram links to, the versions that its pickle was made by.
+
+    The page is not that of a class which somebody else derives from it.
+    """
 
     _doc_link_module = "sklearn_maml"
+
+    def __getstate__(self):
+        return super().__getstate__() | {"_versions": _versions()}
+
+    def __setstate__(self, state):
+        here, there = _versions(), state.get("_versions", {})
+        for package, version in here.items():
+            if version != there.get(package):
+                warnings.warn(
+                    InconsistentVersionWarning(
+                        estimator_name=type(self).__name__,
+                        current_sklearn_version=f"{package} {version}",
+                        original_sklearn_version=f"{package} {there.get(package, 'unknown')}",
+                    ),
+                    stacklevel=2,
+                )
+        super().__setstate__({name: value for name, value in state.items() if name != "_versions"})
 
     @property
     def _doc_link_template(self):
@@ -143,3 +176,8 @@ class DocLinkMixin:
         package = cls.__module__.partition(".")[0]
         module = package if hasattr(sys.modules[package], cls.__name__) else cls.__module__
         return f"https://sklearn-maml.readthedocs.io/en/stable/_generated/{module}.{cls.__name__}.html"
+
+
+def _versions():
+    """Versions of the packages that say what the attributes of an estimator mean."""
+    return {"sklearn-maml": sys.modules["sklearn_maml"].__version__, "scikit-learn": sklearn.__version__}

@@ -1,16 +1,24 @@
 """Fit, adapt and predict by task, with estimators that contain a meta-learner: pipelines, targets, searches."""
 
 import copy
+from typing import Any, TypeVar
 
+from numpy.typing import ArrayLike
 from sklearn import config_context
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 from sklearn.utils.validation import check_is_fitted
 
+Estimator = TypeVar("Estimator", bound=Any)
 
-def adapt(estimator, X, y, groups=None, sample_weight=None):
+
+def adapt(
+    estimator: Estimator,
+    X: Any,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> Estimator:
     """Adapt a fitted estimator to a new task, or tasks, from a few labelled rows.
 
     Parameters
@@ -63,6 +71,9 @@ def adapt(estimator, X, y, groups=None, sample_weight=None):
             f"{type(estimator).__name__} cannot adapt: it has no method adapt and is no Pipeline, "
             "TransformedTargetRegressor or search (with refit=True) around an estimator that has one"
         )
+    from sklearn.compose import TransformedTargetRegressor  # here, as it imports most of scikit-learn
+    from sklearn.pipeline import Pipeline
+
     new = copy.copy(estimator)
     if isinstance(estimator, Pipeline):
         if len(estimator.steps) > 1:
@@ -91,6 +102,8 @@ def contains_one_that_adapts(estimator):
 
 def _contained(estimator):
     """The fitted estimator that this one hands its rows to, and its name; two times None if there is none."""
+    from sklearn.pipeline import Pipeline
+
     if isinstance(estimator, Pipeline):
         return estimator.steps[-1]
     for name in ("regressor_", "best_estimator_"):

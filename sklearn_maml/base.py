@@ -255,7 +255,7 @@ class BiMAMLMixin(StreamingMixin, DocLinkMixin, CallbackSupportMixin):
 
         def fit_of(result):
             fitted = copy.copy(new)
-            fitted._set_fit(result, X, y.ndim == 1)
+            fitted._set_fit(result, X, np.ndim(y) == 1)
             return {"__dict__": vars(fitted)}  # as a whole, so that nothing of a former fit of `self` is left in it
 
         def on_iteration(before, after):
@@ -267,7 +267,7 @@ class BiMAMLMixin(StreamingMixin, DocLinkMixin, CallbackSupportMixin):
         result = new._meta_train(stacks, w0, structure, **follow)
         warn_unless_converged(result, stacklevel=4)
         context.call_on_fit_task_end(**given, reconstruction_attributes=lambda: fit_of(result))
-        new._set_fit(result, X, y.ndim == 1)
+        new._set_fit(result, X, np.ndim(y) == 1)
         return self._take_fit_of(new)
 
     def _most_iterations(self):
@@ -338,7 +338,7 @@ class BiMAMLMixin(StreamingMixin, DocLinkMixin, CallbackSupportMixin):
             warn_of_overshooting(step_size, safe)
         new = copy.copy(self)
         for name in ("_stream", *_PER_TASK):
-            vars(new).pop(name, None)
+            new.__dict__.pop(name, None)
         new.inner_step_size_ = steps
         new._knows_scatter = left is not None
         public = {"like_X": self.coef_, "one_output": self.coef_.ndim == 1, "fit_intercept": self.fit_intercept}
@@ -453,7 +453,7 @@ class BiMAMLMixin(StreamingMixin, DocLinkMixin, CallbackSupportMixin):
         """A copy that is not fitted: what a fit is built in, so that one that fails changes nothing."""
         new = copy.copy(self)
         for name in _FITTED:
-            vars(new).pop(name, None)
+            new.__dict__.pop(name, None)
         return new
 
     def _take_fit_of(self, new):

@@ -32,6 +32,8 @@ from .theory import (
 )
 from .training import ZERO_SHOT
 
+__all__ = ["Certificate", "certificate", "certify"]
+
 HOLDS, FAILS, OPEN, NOT_APPLICABLE = "holds", "fails", "not decided", "not applicable"
 
 _DIRECT = "direct, F is quadratic"
@@ -191,6 +193,16 @@ def certify(
     -------
     certificate : Certificate
         The same lines as :func:`certificate`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml.certificate import certify
+    >>> from sklearn_maml.tasks import QuadraticTasks
+    >>> H = np.array([np.diag([1.0, 2.0]), np.diag([3.0, 2.0])])
+    >>> tasks = QuadraticTasks(H, np.zeros((2, 2, 1)), np.zeros((2, 1)), np.ones(2), np.zeros((2, 1)))
+    >>> certify([tasks], np.zeros((2, 1)), inner_step_size=0.01).to_dict()["assumption 3.3"]["status"]
+    'holds'
     """
     constants = task_constants(stacks) if constants is None else constants
     steps = [EulerStep(lambda V: inner_step_size * V, longest=inner_step_size)] * len(stacks)

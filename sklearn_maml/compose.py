@@ -16,6 +16,8 @@ from .adaptation import adapt, can_adapt, fit_by_task, respond_by_task, responds
 from .columns import as_table, split_column
 from .groups import encode_groups
 
+__all__ = ["GroupsFromColumn"]
+
 
 def _inner_has(name):
     def check(self):
@@ -86,7 +88,7 @@ class GroupsFromColumn(DocLinkMixin, MetaEstimatorMixin, BaseEstimator):
         return tags
 
     @property
-    def classes_(self):
+    def classes_(self) -> np.ndarray:
         """Labels."""
         return self.estimator_.classes_
 
@@ -115,8 +117,10 @@ class GroupsFromColumn(DocLinkMixin, MetaEstimatorMixin, BaseEstimator):
         """
         others, groups = split_column(X, self.column)
         fitted = fit_by_task(clone(self.estimator), others, y, groups, sample_weight)
-        validate_data(self, X, skip_check_array=True)
-        self.estimator_ = fitted
+        new = copy.copy(self)
+        validate_data(new, X, skip_check_array=True)
+        new.estimator_ = fitted
+        self.__dict__ = new.__dict__  # in one step: an interruption comes before or after it
         return self
 
     @available_if(lambda self: can_adapt(getattr(self, "estimator_", self.estimator)))
@@ -127,10 +131,12 @@ class GroupsFromColumn(DocLinkMixin, MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X, y, sample_weight :
+        X, y :
             The support, with the same columns as in `fit`.
         groups : array-like of shape (n_samples,), default=None
             Task ids to use instead of the column's.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights.
 
         Returns
         -------
@@ -145,7 +151,7 @@ class GroupsFromColumn(DocLinkMixin, MetaEstimatorMixin, BaseEstimator):
         """
         others, groups = self._split(X, groups)
         if not self._responds_by_task("predict"):
-            if len(encode_groups(groups, len(y))[1]) > 1:
+            if len(encode_groups(groups, np.shape(y)[0])[1]) > 1:
                 raise TypeError(
                     f"the predict of {type(self.estimator_).__name__} cannot be told the rows' tasks, so that it would "
                     "ignore what it was adapted to: adapt to one task at a time, or, if there is a search inside a "
@@ -215,10 +221,12 @@ class GroupsFromColumn(DocLinkMixin, MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X, groups :
-            As in :meth:`predict`.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, with the same columns as in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             True targets.
+        groups : array-like of shape (n_samples,), default=None
+            Task ids to use instead of the column's.
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights.
 

@@ -13,7 +13,7 @@ from .base import BiMAMLMixin
 from .losses import squared_loss
 from .statistics import CollapsedStatistics, TaskStatistics
 from .threads import small_products
-from .training import sum_losses
+from .training import OUT_OF_RANGE, sum_losses
 
 
 class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
@@ -282,7 +282,8 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         TypeError
             If `statistics` are something else.
         ValueError
-            If ``inner_step_size="auto"`` (it is learned from all tasks), or if the statistics were made without groups.
+            If ``inner_step_size="auto"`` (it is learned from all tasks), if the statistics were made without groups, or
+            if numbers leave the range of floating point.
 
         Examples
         --------
@@ -314,8 +315,12 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
         if statistics.n_tasks:
             tasks = statistics._tasks_with(parameters["l2_regularization"], self.fit_intercept)
             d, first_order = tasks.shape[1], parameters["first_order"]
-            with small_products(d, self.n_jobs):
-                sums, _ = sum_losses(tasks.stacks(), **self._adaptation(d), first_order=first_order, n_jobs=self.n_jobs)
+            try:
+                how = self._adaptation(d) | {"first_order": first_order, "n_jobs": self.n_jobs}
+                with small_products(d, self.n_jobs):
+                    sums, _ = sum_losses(tasks.stacks(), **how)
+            except np.linalg.LinAlgError:
+                raise ValueError(OUT_OF_RANGE) from None
         return CollapsedStatistics(
             sums,
             statistics.n_features,

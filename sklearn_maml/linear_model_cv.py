@@ -37,7 +37,7 @@ _LISTS = {  # keywords of MAMLRegressor, and the lists that they are chosen from
 
 
 def _of_best(name, doc):
-    def of_best(self) -> Any:
+    def of_best(self: Any) -> Any:
         return getattr(self.best_estimator_, name)
 
     return property(of_best, doc=doc)

@@ -15,6 +15,8 @@ from .adaptation import can_adapt
 from .columns import ids_of_rows
 from .queries import Rows, draws, large_enough, score_tasks
 
+__all__ = ["FewShotScorer"]
+
 
 class FewShotScorer(DocLinkMixin, BaseEstimator):
     """Scorer for tasks that the estimator has not seen: adapts it to a few rows of each, and scores it on the others.
@@ -167,7 +169,7 @@ class FewShotScorer(DocLinkMixin, BaseEstimator):
         if groups is None:
             groups = self._own_groups(X)
         if sample_weight is not None:
-            sample_weight = check_weight(sample_weight, len(y))
+            sample_weight = check_weight(sample_weight, np.shape(y)[0])
         data = Rows(X, y, groups, sample_weight, classifier=is_classifier(estimator))
         refit = self.without_adapt == "refit" and not can_adapt(estimator)
         if refit and self.n_support == 0:

@@ -25,6 +25,8 @@ from .groups import check_held_out_as_a_whole, encode_groups
 from .metrics import FewShotScorer
 from .queries import Rows, draws, fit_alone, large_enough, score_tasks, scoring_of
 
+__all__ = ["adaptation_curve", "cross_validate_tasks"]
+
 
 def cross_validate_tasks(
     estimator: Any,

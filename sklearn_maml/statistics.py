@@ -2,7 +2,10 @@
 
 import copy
 from abc import ABC, abstractmethod
-from operator import iadd
+from collections.abc import Iterable
+from functools import reduce
+from operator import add, iadd
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -10,11 +13,13 @@ from .arrays import namespace
 from .groups import merge_tasks
 from .tasks import LARGEST_MATRIX, QuadraticTasks
 
+Part = TypeVar("Part", bound="Summable")
+
 
 class Summable(ABC):
     """What can be made where rows are, and added up: has n_tasks, n_features, n_outputs and feature_names."""
 
-    def __add__(self, other):
+    def __add__(self, other: Self) -> Self:
         if type(other) is not type(self):
             return NotImplemented
         self._check_like(other)
@@ -22,15 +27,20 @@ class Summable(ABC):
             return self if self.n_tasks else other
         return self._plus(other)
 
-    def __radd__(self, other):
+    def __radd__(self, other: int) -> Self:
         return self if isinstance(other, int) and other == 0 else NotImplemented  # where sum() begins
+
+    @property
+    @abstractmethod
+    def n_tasks(self) -> int:
+        """The number of tasks; 0 if they are of no row."""
 
     @abstractmethod
     def _plus(self, other):
         """The sum; each of the two has a task."""
 
     @staticmethod
-    def merge(parts):
+    def merge(parts: Iterable[Part]) -> Part:
         """Add up any number of parts, which may come one by one.
 
         Parts of similar size are added first, so that a stream of many small parts is not copied for each of them.
@@ -58,7 +68,7 @@ class Summable(ABC):
                 sums[-1] = sums[-1] + last
         if not sums:
             raise ValueError("there are no statistics to merge")
-        return sum(reversed(sums))
+        return reduce(add, reversed(sums))
 
     def _check_like(self, other):
         for name in ("n_features", "n_outputs"):
@@ -99,7 +109,14 @@ class TaskStatistics(Summable):
     MAMLRegressor.collapse_statistics : Makes less of them, if the inner step is given and the tasks are whole.
     """
 
-    def __init__(self, quadratics, tasks, feature_names, dtype, one_output):
+    def __init__(
+        self,
+        quadratics: QuadraticTasks,
+        tasks: np.ndarray | None,
+        feature_names: np.ndarray | None,
+        dtype: Any,
+        one_output: bool,
+    ):
         # always with a column of ones, so that an estimator with or without intercept can use them; no penalty
         self._quadratics, self.tasks, self.feature_names = quadratics, tasks, feature_names
         self._dtype, self._one_output = dtype, one_output  # of coef_, as after `fit`
@@ -135,23 +152,28 @@ class TaskStatistics(Summable):
         return np.empty(0, self._dtype), self._one_output
 
     @property
-    def weight(self):
+    def weight(self) -> np.ndarray:
+        """Total weight of each task's rows, (n_tasks,)."""
         return self._quadratics.weight
 
     @property
-    def n_tasks(self):
+    def n_tasks(self) -> int:
+        """Number of tasks."""
         return len(self._quadratics.weight)
 
     @property
-    def n_features(self):
+    def n_features(self) -> int:
+        """Number of features."""
         return self._quadratics.shape[1] - 1
 
     @property
-    def n_outputs(self):
+    def n_outputs(self) -> int:
+        """Number of columns of y."""
         return self._quadratics.shape[2]
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
+        """Memory in bytes."""
         q = self._quadratics
         return sum(numbers.nbytes for numbers in (q.H, q.C, q.b, q.weight, q.scale))
 
@@ -211,22 +233,32 @@ class CollapsedStatistics(Summable):
     MAMLRegressor.fit_statistics : Fits to them.
     """
 
-    def __init__(self, sums, n_features, n_outputs, feature_names, output, parameters):
+    def __init__(
+        self,
+        sums: list,
+        n_features: int,
+        n_outputs: int,
+        feature_names: np.ndarray | None,
+        output: tuple[np.ndarray, bool],
+        parameters: dict[str, Any],
+    ):
         self._sums, self._output = sums, output  # no sums of no task
         self.n_features, self.n_outputs, self.feature_names = n_features, n_outputs, feature_names
         self.parameters = parameters
 
     @property
-    def n_tasks(self):
+    def n_tasks(self) -> int:
+        """Number of tasks."""
         return self._sums[0].n_tasks if self._sums else 0
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         """Numbers of tasks, parameters and outputs, as of the tasks themselves."""
         return self.n_tasks, self.n_features + self.parameters["fit_intercept"], self.n_outputs
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
+        """Memory in bytes."""
         return sum(numbers.nbytes for each in self._sums for numbers in (each.A, each.b, each.scale))
 
     def __repr__(self):

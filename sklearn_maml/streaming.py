@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +22,8 @@ _NEW_STREAM = (
 
 class StreamingMixin:
     """The `partial_fit` of :class:`BiMAMLMixin`, which does the rest: what a stream remembers is in `_stream`."""
+
+    _validate_params: Any  # scikit-learn's
 
     def partial_fit(
         self, X: Matrix, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None

@@ -1,7 +1,9 @@
 """Meta-learned linear support vector classification."""
 
 from numbers import Real
+from typing import Any, Literal
 
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ._sklearn import Interval, StrOptions
@@ -164,24 +166,24 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        loss="squared_hinge",
-        C=1.0,
-        algorithm="bimaml",
-        solver="auto",
-        inner_step_size="auto",
-        n_inner_steps=1,
-        adaptation="gradient",
-        metric="diag",
-        meta_step_size="auto",
-        switch_tol="auto",
-        fit_intercept=True,
-        init="zeros",
-        warm_start=False,
-        max_iter=1000,
-        tol=1e-6,
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
+        loss: Literal["squared_hinge", "hinge", "smooth_hinge"] = "squared_hinge",
+        C: float = 1.0,
+        algorithm: Literal["bimaml", "maml", "fomaml"] = "bimaml",
+        solver: Literal["auto", "exact", "lbfgs", "newton-cg", "gd", "ode"] = "auto",
+        inner_step_size: Literal["auto"] | float | ArrayLike = "auto",
+        n_inner_steps: int = 1,
+        adaptation: Literal["gradient", "implicit"] = "gradient",
+        metric: Literal["diag", "full"] = "diag",
+        meta_step_size: Literal["auto"] | float = "auto",
+        switch_tol: Literal["auto"] | float = "auto",
+        fit_intercept: bool = True,
+        init: Literal["zeros", "normal"] | ArrayLike = "zeros",
+        warm_start: bool = False,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
     ):
         self.loss = loss
         self.C = C
@@ -205,11 +207,11 @@ class MAMLSVC(ClassifierMixin, BiMAMLClassifierMixin, BaseEstimator):
     task_loss_takes_any_array = True
 
     @property
-    def task_structure(self):
+    def task_structure(self) -> str:  # type: ignore[override]
         """What solvers may assume of the loss."""
         return LOSSES[self.loss][1]
 
-    def task_loss(self, y, z):
+    def task_loss(self, y: Any, z: Any) -> tuple[Any, Any, Any]:
         """Hinge of the margin y z, and its first two derivatives in z.
 
         Parameters

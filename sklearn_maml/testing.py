@@ -1,10 +1,14 @@
 """Checks for estimators of third parties."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.base import is_classifier
 
+__all__ = ["check_task_loss"]
 
-def check_task_loss(estimator, *, n_points=1000, random_state=0):
+
+def check_task_loss(estimator: Any, *, n_points: int = 1000, random_state: int = 0) -> None:
     """Check an estimator's ``task_loss`` against finite differences.
 
     Parameters

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 from joblib import cpu_count
-from threadpoolctl import ThreadpoolController  # comes with scikit-learn, which needs it
+from threadpoolctl import ThreadpoolController  # which scikit-learn needs, and brings along
 
 LARGEST_SERIAL = 500
 """Largest d for which the threads of the linear algebra library cost more than they gain."""

@@ -156,7 +156,8 @@ def adapt_all(stacks, starts, step_size, adaptation, n_steps, prior, n_jobs, *, 
 
     try:
         with np.errstate(over="ignore", invalid="ignore"), small_products(d, n_jobs):
-            sizes, done, W, safe, left = [], 0, *(InParts(m) for _ in range(3))
+            sizes, done = [], 0
+            W, safe, left = (InParts(m) for _ in range(3))
             results = run_parallel(n_jobs, [(adapt_stack, *stack) for stack in stacks])
             for (numbers, _), (adapted, size, longest, covariance) in zip(stacks, results, strict=True):
                 W.add(numbers, adapted)

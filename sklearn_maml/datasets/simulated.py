@@ -108,16 +108,16 @@ def make_regression_tasks(
     sizes = _task_sizes(n_tasks, n_samples)
     check_scalar(n_features, "n_features", Integral, min_val=1)
     _check_noise(noise)
-    coef_mean = _per_feature(coef_mean, "coef_mean", n_features)
-    coef_std = _per_feature(coef_std, "coef_std", n_features)
-    if np.any(coef_std < 0):
-        raise ValueError(f"coef_std must not be negative, got {coef_std}")
-    coef, X, y = [], [], []
+    mean = _per_feature(coef_mean, "coef_mean", n_features)
+    std = _per_feature(coef_std, "coef_std", n_features)
+    if np.any(std < 0):
+        raise ValueError(f"coef_std must not be negative, got {std}")
+    coef, rows, targets = [], [], []
     for size in sizes:
-        coef.append(coef_mean + coef_std * rng.normal(size=n_features))
-        X.append(rng.normal(size=(size, n_features)))
-        y.append(X[-1] @ coef[-1] + noise * rng.normal(size=size))
-    X, y, groups = np.concatenate(X), np.concatenate(y), np.repeat(np.arange(n_tasks), sizes)
+        coef.append(mean + std * rng.normal(size=n_features))
+        rows.append(rng.normal(size=(size, n_features)))
+        targets.append(rows[-1] @ coef[-1] + noise * rng.normal(size=size))
+    X, y, groups = np.concatenate(rows), np.concatenate(targets), np.repeat(np.arange(n_tasks), sizes)
     if return_X_y_groups:
         return X, y, groups
     return Bunch(data=X, target=y, groups=groups, tasks=np.arange(n_tasks), coef=np.array(coef), DESCR=REGRESSION)
@@ -289,13 +289,13 @@ def make_sinusoid_tasks(
     _check_noise(noise)
     for name, bounds in ("amplitude", amplitude), ("phase", phase), ("x_range", x_range):
         _check_range(bounds, name)
-    amplitudes, phases, x, y = [], [], [], []
+    amplitudes, phases, x, targets = [], [], [], []
     for size in sizes:
         amplitudes.append(rng.uniform(*amplitude))
         phases.append(rng.uniform(*phase))
         x.append(rng.uniform(*x_range, size=size))
-        y.append(amplitudes[-1] * np.sin(x[-1] - phases[-1]) + noise * rng.normal(size=size))
-    X, y, groups = np.concatenate(x)[:, None], np.concatenate(y), np.repeat(np.arange(n_tasks), sizes)
+        targets.append(amplitudes[-1] * np.sin(x[-1] - phases[-1]) + noise * rng.normal(size=size))
+    X, y, groups = np.concatenate(x)[:, None], np.concatenate(targets), np.repeat(np.arange(n_tasks), sizes)
     if return_X_y_groups:
         return X, y, groups
     return Bunch(

@@ -135,11 +135,9 @@ default="line"
             spanning = {"minimiser of f": _minimiser(f, start, estimator), "fitted": fitted}
             if points == "plane":
                 spanning["start"] = start
-            points = spanning
         else:
-            points = _named(points)
-            points = {name: _as_parameters(point, *start.shape) for name, point in points.items()}
-        return cls.from_losses(f, F, points, grid_resolution=grid_resolution, margin=margin, ax=ax)
+            spanning = {name: _as_parameters(point, *start.shape) for name, point in _named(points).items()}
+        return cls.from_losses(f, F, spanning, grid_resolution=grid_resolution, margin=margin, ax=ax)
 
     @classmethod
     def from_losses(
@@ -217,8 +215,9 @@ default="line"
         ImportError
             If matplotlib is not installed.
         """
-        self.lines_, self.contours_ = {}, {}
-        self.markers_ = {name: {} for name in self.losses}
+        self.lines_: dict[str, Any] = {}
+        self.contours_: dict[str, Any] = {}
+        self.markers_: dict[str, dict] = {name: {} for name in self.losses}
         axes = axes_for(self, ax, len(self.grid))
         (self._plot_line if len(self.grid) == 1 else self._plot_plane)(axes, ax is None)
         self.ax_ = axes[0] if len(axes) == 1 else np.array(axes, dtype=object)

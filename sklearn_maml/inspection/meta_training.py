@@ -118,7 +118,8 @@ class MetaTrainingDisplay:
         axes = axes_for(self, ax, 2)
         from matplotlib.ticker import MaxNLocator
 
-        self.objective_lines_, self.grad_norm_lines_ = {}, {}
+        self.objective_lines_: dict[str, list] = {}
+        self.grad_norm_lines_: dict[str, list] = {}
         for i, (name, history) in enumerate(self.histories.items()):
             place = np.arange(len(history["phase"])) if x == "iteration" else history[x]
             for panel, key, lines in (

@@ -2,6 +2,7 @@
 
 import inspect
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -80,7 +81,7 @@ class TaskDisplay:
         coverage: float = 0.9,
         feature_name: str | None = None,
         target_name: str | None = None,
-        classes: ArrayLike | None = None,
+        classes: Sequence | np.ndarray | None = None,
     ):
         self.grid = grid
         self.initial = initial

@@ -1,0 +1,1 @@
+"""Speed from commit to commit, by asv: see CONTRIBUTING.md."""
