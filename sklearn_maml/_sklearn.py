@@ -83,8 +83,8 @@ except ImportError:  # scikit-learn < 1.9
 __all__ = [
     "DISPATCHES",
     "CallbackSupportMixin",
-    "DocLinkMixin",
     "Interval",
+    "OriginMixin",
     "StrOptions",
     "array_device",
     "array_namespace",
@@ -145,7 +145,7 @@ def has_callbacks(estimator):
     return hasattr(estimator, "_skl_callbacks")
 
 
-class DocLinkMixin:
+class OriginMixin:
     """Where an estimator comes from: the page that its HTML diagram links to, the versions that its pickle was made by.
 
     The page is not that of a class which somebody else derives from it.

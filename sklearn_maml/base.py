@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ._sklearn import (
     DISPATCHES,
     CallbackSupportMixin,
-    DocLinkMixin,
     Interval,
+    OriginMixin,
     StrOptions,
     check_namespace,
     has_callbacks,
@@ -69,7 +69,7 @@ _FITTED = (
 )
 
 
-class BiMAMLMixin(StreamingMixin, DocLinkMixin, CallbackSupportMixin):
+class BiMAMLMixin(StreamingMixin, OriginMixin, CallbackSupportMixin):
     """Meta-learning for a linear model with any pointwise loss.
 
     A subclass defines ``task_loss(self, y, z) -> (value, slope, curvature)``, elementwise: the loss of the prediction
@@ -457,11 +457,9 @@ class BiMAMLMixin(StreamingMixin, DocLinkMixin, CallbackSupportMixin):
         return new
 
     def _take_fit_of(self, new):
-        """Take over what `new` has learned, all of it at the end of a fit that succeeded."""
-        for name in _FITTED:
-            if name not in vars(new):
-                vars(self).pop(name, None)
-        vars(self).update({name: vars(new)[name] for name in _FITTED if name in vars(new)})
+        """Take over what `new` has learned, at the end of a fit that succeeded, in one step: it may be interrupted."""
+        own = {name: value for name, value in vars(self).items() if name not in _FITTED}
+        self.__dict__ = own | {name: vars(new)[name] for name in _FITTED if name in vars(new)}
         return self
 
     def _structure(self, rows):

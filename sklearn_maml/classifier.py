@@ -122,7 +122,10 @@ class BiMAMLClassifierMixin(BiMAMLMixin):
 
     def _validate_xy(self, X, y, reset):
         X, y = validate_data(self, X, to_numpy(y), accept_sparse="csr", dtype=float_types(X), reset=reset)
-        check_classification_targets(y)
+        try:
+            check_classification_targets(y)
+        except TypeError:
+            raise ValueError("y holds labels that cannot be compared, such as numbers among strings") from None
         return X, y
 
     def _learn_target(self, y):

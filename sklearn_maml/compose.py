@@ -11,7 +11,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._sklearn import DocLinkMixin
+from ._sklearn import OriginMixin
 from .adaptation import adapt, can_adapt, fit_by_task, respond_by_task, responds_by_task
 from .columns import as_table, split_column
 from .groups import encode_groups
@@ -26,7 +26,7 @@ def _inner_has(name):
     return check
 
 
-class GroupsFromColumn(DocLinkMixin, MetaEstimatorMixin, BaseEstimator):
+class GroupsFromColumn(OriginMixin, MetaEstimatorMixin, BaseEstimator):
     """Takes the task ids from a column of X, and fits, adapts and predicts with the other columns.
 
     Use it where `groups` cannot be passed, or would get lost: in StackingRegressor, VotingRegressor, BaggingRegressor,

@@ -317,7 +317,7 @@ class MAMLRegressor(RegressorMixin, BiMAMLMixin, BaseEstimator):
             d, first_order = tasks.shape[1], parameters["first_order"]
             try:
                 how = self._adaptation(d) | {"first_order": first_order, "n_jobs": self.n_jobs}
-                with small_products(d, self.n_jobs):
+                with np.errstate(over="ignore", invalid="ignore"), small_products(d, self.n_jobs):
                     sums, _ = sum_losses(tasks.stacks(), **how)
             except np.linalg.LinAlgError:
                 raise ValueError(OUT_OF_RANGE) from None

@@ -14,7 +14,7 @@ from sklearn.model_selection import BaseCrossValidator, GroupKFold, ParameterGri
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from ._sklearn import CallbackSupportMixin, DocLinkMixin, Interval, StrOptions, is_dispatched, with_callbacks
+from ._sklearn import CallbackSupportMixin, Interval, OriginMixin, StrOptions, is_dispatched, with_callbacks
 from ._validation import Matrix, check_inner_step_size, check_weight
 from ._warnings import warn_of_one_task
 from .exceptions import SingleTaskWarning
@@ -43,7 +43,7 @@ def _of_best(name, doc):
     return property(of_best, doc=doc)
 
 
-class MAMLRegressorCV(RegressorMixin, DocLinkMixin, CallbackSupportMixin, BaseEstimator):
+class MAMLRegressorCV(RegressorMixin, OriginMixin, CallbackSupportMixin, BaseEstimator):
     """MAMLRegressor that chooses step size, number of steps, penalty and adaptation by few-shot error.
 
     `MAMLRegressor` with its defaults needs no tuning. Use this one where you want numbers chosen: a fixed step size, a

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import indexable
 from sklearn.utils.metadata_routing import UNUSED
 
-from ._sklearn import DocLinkMixin, Interval, StrOptions
+from ._sklearn import Interval, OriginMixin, StrOptions
 from ._validation import check_weight
 from .adaptation import can_adapt
 from .columns import ids_of_rows
@@ -18,7 +18,7 @@ from .queries import Rows, draws, large_enough, score_tasks
 __all__ = ["FewShotScorer"]
 
 
-class FewShotScorer(DocLinkMixin, BaseEstimator):
+class FewShotScorer(OriginMixin, BaseEstimator):
     """Scorer for tasks that the estimator has not seen: adapts it to a few rows of each, and scores it on the others.
 
     Pass it as `scoring` to ``cross_validate``, ``GridSearchCV``, ``learning_curve``, ..., with a splitter that holds

@@ -98,7 +98,7 @@ def learn_prior(stacks, metric, fit_intercept):
     if max(np.max(weight) for _, _, _, weight in factors) <= 1:
         return None
     likelihood = _Likelihood(factors, fit_intercept)
-    if likelihood.freedom < 1 or not np.any(likelihood.varying):
+    if likelihood.freedom < 1 or not np.any(likelihood.varying) or not np.any(likelihood.scale):
         return None
     variance, point = _diagonal(likelihood)
     if metric == "diag":
@@ -156,6 +156,8 @@ def _along_a_ridge(likelihood, variance):
 
 def _bounded_step(curvature, slope, variance):
     """To the least of the quadratic model of the likelihood among variances of at least 0."""
+    if not (np.all(np.isfinite(curvature)) and np.all(np.isfinite(slope))):
+        raise np.linalg.LinAlgError("the likelihood overflows")
     root = np.linalg.cholesky(curvature).T
     units = np.linalg.norm(root, axis=0)
     target = np.linalg.solve(root.T, curvature @ variance - slope)
@@ -267,6 +269,7 @@ class _Point:
             self.blocks.append(block)
         self.information, q = gram[:d, :d], gram[:d, d:]
         eigenvalues, P = (part[..., d - likelihood.rank :] for part in np.linalg.eigh(self.information))
+        eigenvalues = np.where(eigenvalues > 0, eigenvalues, np.inf)  # what rounding has made singular is not likely
         self.root = P / np.sqrt(eigenvalues)
         self.mean = self.root @ (self.root.T @ q)
         square = likelihood.rest + np.diagonal(gram)[d:] - np.sum(q * self.mean, axis=0)

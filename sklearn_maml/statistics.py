@@ -137,7 +137,9 @@ class TaskStatistics(Summable):
                 "task_statistics"
             )
         dtype = np.float32 if rows.X.dtype == namespace(rows.X).float32 else np.float64
-        return cls(rows.with_intercept().all_statistics(), tasks, feature_names, dtype, one_output)
+        with np.errstate(over="ignore", invalid="ignore"):  # fitting looks for numbers that are not finite
+            statistics = rows.with_intercept().all_statistics()
+        return cls(statistics, tasks, feature_names, dtype, one_output)
 
     @classmethod
     def _of_no_row(cls, n_features, n_outputs, tasks, feature_names):

@@ -44,6 +44,7 @@ class Losses(NamedTuple):
     """As given or, for "auto", one for each task."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers that are not finite are looked for at the end
 def meta_train(losses, w0, *, algorithm, solver, meta_step_size, switch_tol, max_iter, tol, verbose, on_iteration=None):
     """Learn an initialisation.
 
@@ -80,11 +81,12 @@ def meta_train(losses, w0, *, algorithm, solver, meta_step_size, switch_tol, max
         result = OptimizeResult(result, history=trace.history(), **decided)
     except _Stop:
         result = trace.so_far()
-    if not np.all(np.isfinite(result.x)):
+    if not all(np.all(np.isfinite(numbers)) for numbers in (result.x, *result.history.values())):
         raise ValueError(OUT_OF_RANGE)
     return result
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers that are not finite are looked for at the end
 def meta_losses(stacks, structure, *, inner_step_size, n_inner_steps, adaptation, prior, first_order, n_jobs):
     """Make the losses to descend.
 
