@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -565,18 +564,15 @@ class BiMAMLMixin(StreamingMixin, OriginMixin, CallbackSupportMixin):
         return self.task_structure == "quadratic" and self.adaptation == "implicit" and self.n_inner_steps == 1
 
     def _learn_prior(self, tasks):
-        """Learn how tasks scatter, from rows with the squared loss or their statistics: the stacks, if any were built.
-
-        They are kept, so that training need not build them again.
-        """
+        """Learn how tasks scatter, from rows with the squared loss or their statistics; the stacks, for training."""
         if not self._learns_prior():
             return None
         prior = stacks = None
         if tasks.shape[0] > 1 and tasks.shape[1] <= LARGEST_METRIC:
-            stacks = [(numbers, cache(build)) for numbers, build in tasks.stacks("one quadratic")]
+            stacks = tasks.kept_stacks()
             try:
                 with np.errstate(over="ignore", invalid="ignore"), small_products(tasks.shape[1]):
-                    prior = learn_prior([build().on_host() for _, build in stacks], self.metric, self.fit_intercept)
+                    prior = learn_prior((build().on_host() for _, build in stacks), self.metric, self.fit_intercept)
             except np.linalg.LinAlgError:
                 raise ValueError(OUT_OF_RANGE) from None
         self._set_prior(prior)

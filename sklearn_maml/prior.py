@@ -89,10 +89,10 @@ def learn_prior(stacks, metric, fit_intercept):
     tell its level from noise), no rows left once every feature has a mean coefficient, a constant target, or more than
     LARGEST_METRIC parameters.
     """
-    d = stacks[0].shape[1]
-    if sum(tasks.shape[0] for tasks in stacks) < 2 or d > LARGEST_METRIC:
-        return None
     factors = [tasks.factor() for tasks in stacks]
+    d = factors[0][0].shape[2]
+    if sum(len(weight) for _, _, _, weight in factors) < 2 or d > LARGEST_METRIC:
+        return None
     if not all(np.all(np.isfinite(numbers)) for factor in factors for numbers in factor):
         raise np.linalg.LinAlgError("the tasks' statistics overflow")
     if max(np.max(weight) for _, _, _, weight in factors) <= 1:
@@ -118,6 +118,7 @@ def _diagonal(likelihood):
     point, former, length = likelihood(variance), None, 1.0
     for _ in range(MOST_STEPS):
         slope, expected, observed = point.diagonal
+        point.blocks = None  # as many numbers as the rows; the next point has its own
         step = _bounded_step(expected, slope, variance)
         if -slope @ step < NEAR:
             curvature = model = _between(observed, expected)
@@ -230,7 +231,9 @@ class _Likelihood:
             warnings.warn(_FAR.format(what), UserWarning, stacklevel=6)
         self.rest = sum(rest.sum(axis=0) for _, _, rest, _ in factors)[self.varying]
         self.blocks = []  # R and Z side by side, as many tasks as their d x d matrices fit the cache
-        for R, Z, _, _ in factors:
+        factors.reverse()
+        while factors:  # they are as many numbers, and not needed any more
+            R, Z, _, _ = factors.pop()
             RZ = np.concatenate([R @ self.from_standard, Z[..., self.varying]], axis=2)
             self.blocks += np.array_split(RZ, -(-len(RZ) * len(H) ** 2 // NUMBERS_IN_CACHE))
         eigenvalues = np.linalg.eigvalsh(sum(_gram(block)[: len(H), : len(H)] for block in self.blocks))

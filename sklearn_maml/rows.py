@@ -1,12 +1,12 @@
 """From the rows of a table to stacks of tasks: sorted by task, cut into stacks of similar sizes, built one by one."""
 
 import copy
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from scipy import sparse
 
-from .arrays import in_double, is_numpy, is_on_cpu, like, namespace, take
+from .arrays import InParts, in_double, is_numpy, is_on_cpu, like, namespace, take
 from .groups import rows_by_task
 from .losses import squared_loss
 from .tasks import (
@@ -90,6 +90,11 @@ class TaskRows:
         cut = self._cut(lambda n: n * density + more, self._most(NUMBERS_PER_STACK))
         return [(tasks, partial(self.linear, tasks)) for tasks in cut]
 
+    def kept_stacks(self):
+        """The same for the squared loss, to be built repeatedly: statistics, few numbers that take long, are kept."""
+        stacks = self.stacks("one quadratic")
+        return [(tasks, build if self._stay_rows(tasks) else cache(build)) for tasks, build in stacks]
+
     def _most(self, numbers):
         """Most numbers at once, given how many the processor's cache holds."""
         return numbers if is_on_cpu(self.Y) else NUMBERS_ON_DEVICE
@@ -146,15 +151,20 @@ class TaskRows:
 
     def all_statistics(self):
         """Statistics of all tasks, in order, in NumPy."""
-        stacks = self.stacks("one quadratic")
-        parts = QuadraticTasks.concatenate([self.statistics(tasks).on_host() for tasks, _ in stacks])
-        return parts.reduce(np.concatenate([tasks for tasks, _ in stacks]))
+        whole = [InParts(len(self.sizes)) for _ in range(5)]  # they can be larger than the rows: one copy of them
+        for tasks, _ in self.stacks("one quadratic"):
+            part = self.statistics(tasks).on_host()
+            for numbers, some in zip(whole, part._numbers, strict=True):
+                numbers.add(tasks, some)
+        H, C, b, weight, scale = (numbers.whole() for numbers in whole)
+        return QuadraticTasks(H, C, b, weight, part.penalty, scale, part.mean_curvature)
 
     def quadratic(self, tasks):
         """The stack of these tasks in its smaller form: statistics if a task has more rows than parameters."""
-        if stays_rows(self.sizes[tasks].max(), self.n_parameters, np.any(self.penalty)):
-            return self.linear(tasks, FewRowTasks)
-        return self.statistics(tasks)
+        return self.linear(tasks, FewRowTasks) if self._stay_rows(tasks) else self.statistics(tasks)
+
+    def _stay_rows(self, tasks):
+        return stays_rows(self.sizes[tasks].max(), self.n_parameters, np.any(self.penalty))
 
     def statistics(self, tasks):
         """The stack of these tasks as statistics, from parts that fit the cache."""

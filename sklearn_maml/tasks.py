@@ -367,6 +367,8 @@ class QuadraticTasks(Function):
         parts = np.array_split(np.arange(m), -(-m * d * d // NUMBERS_PER_STACK))
         return [(tasks, partial(self.take, tasks)) for tasks in parts if len(tasks)]
 
+    kept_stacks = stacks
+
     @classmethod
     def concatenate(cls, stacks):
         """One stack of all the tasks of several stacks."""
