@@ -339,7 +339,7 @@ def print_svc(peers, options):
 
 # One fit beside one Ridge
 
-TABLES = [(10, 200, 20), (1000, 100, 10), (1000, 1000, 20), (1000, 500, 50), (200, 1000, 100)]
+TABLES = [(10, 200, 20), (1000, 100, 10), (1000, 200, 20), (200, 500, 50), (100, 1000, 100)]
 ORDERS = ("sorted", "shuffled integers", "shuffled strings", "shuffled objects")
 
 

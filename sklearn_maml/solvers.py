@@ -18,11 +18,17 @@ _NO_MINIMUM = (
     "F has no minimum to go to. With first-order MAML the step is too large: lower inner_step_size. Otherwise rounding "
     "errors outweigh what is left of F: centre and scale the features, for instance with StandardScaler"
 )
+_FEW_DIGITS = (
+    "only about {} digits of the solution are right, because F is nearly flat in some direction: centre the features, "
+    "leave out nearly collinear ones, raise l2_regularization, or lower inner_step_size or n_inner_steps"
+)
 PATIENCE = 100
 STALLED = 1e-4
 """The subgradient method has converged when PATIENCE steps improve its best value by less than STALLED of it."""
 WELL_CONDITIONED = 1e-5
 """Smallest Cholesky pivot, of a matrix of unit diagonal, that is taken as a sign of a regular matrix."""
+FEWEST_DIGITS = 5
+"""The closed form warns if fewer digits of the solution are right."""
 FLATTEST = 1e-12
 """Least curvature, relative to the largest, that counts as one."""
 LARGEST_STIFF = 500
@@ -180,23 +186,27 @@ def exact(F, w0, *, step_size="auto", tol, max_iter, callback):
     callback(w0, value, norm)
     if norm == 0:
         return OptimizeResult(x=w0, nit=0, success=True, message="", step_size=None)
-    rounding = 0.0
+    rounding, digits = 0.0, np.inf
     if F.is_one_quadratic:
         A = hessp(np.eye(len(w0)))
-        w = w0 - _solve_minimum_norm(A, gradient, F.scale)
+        change, digits = _solve_minimum_norm(A, gradient, F.scale)
+        w = w0 - change
         rounding = 1e-10 * (norm + np.linalg.norm(A) * np.linalg.norm(w))
     else:
         w = w0 - _conjugate_gradients(hessp, gradient, tol, max_iter)
     value, gradient, _ = F.expand(w)
     norm = np.linalg.norm(gradient)
     callback(w, value, norm)
-    success = norm <= max(tol, rounding)
-    message = "" if success else f"norm(grad F) is {norm:.1e} at the solution: raise max_iter, scale the features"
-    return OptimizeResult(x=w, nit=1, success=success, message=message, step_size=None)
+    message = ""
+    if norm > max(tol, rounding):
+        message = f"norm(grad F) is {norm:.1e} at the solution: raise max_iter, scale the features"
+    elif digits < FEWEST_DIGITS:
+        message = _FEW_DIGITS.format(int(digits))
+    return OptimizeResult(x=w, nit=1, success=not message, message=message, step_size=None)
 
 
 def _solve_minimum_norm(A, b, scale):
-    """Solution of the positive semi-definite A x = b; of least norm where A is singular.
+    """Solution of the positive semi-definite A x = b, of least norm where A is singular, and its digits that are right.
 
     Whether A is singular is decided in units of `scale`, the curvature of f in each parameter: a small feature is not a
     missing one, but what adaptation cancels is.
@@ -209,15 +219,16 @@ def _solve_minimum_norm(A, b, scale):
         pass
     else:
         if np.min(np.diag(factor[0])) > WELL_CONDITIONED:
-            return cho_solve(factor, b / scale) / scale
+            return cho_solve(factor, b / scale) / scale, np.inf  # enough
     eigenvalues, Q = np.linalg.eigh(scaled)
     rounding = 10 * len(A) * np.finfo(A.dtype).eps * max(1.0, np.abs(eigenvalues).max())
     if eigenvalues[0] < -100 * rounding:
         raise ValueError(_NO_MINIMUM)
     flat = eigenvalues <= rounding
+    digits = np.log10(np.min(eigenvalues[~flat], initial=1.0) / np.finfo(A.dtype).eps)
     x = Q[:, ~flat] @ (Q[:, ~flat].T @ (b / scale) / eigenvalues[~flat, None]) / scale
     null = Q[:, flat] / scale
-    return x - null @ lstsq(null, x)[0] if flat.any() else x
+    return x - null @ lstsq(null, x)[0] if flat.any() else x, digits
 
 
 def _conjugate_gradients(hessp, b, tol, max_iter):
@@ -249,8 +260,7 @@ class _Memory:
 
     def at(self, x):
         if self.x is None or not np.array_equal(x, self.x):
-            self.x = x.copy()  # SciPy writes its next point into the same array
-            self.expansion = self.F.expand(self.x.reshape(self.shape))
+            self.x, self.expansion = x, self.F.expand(x.reshape(self.shape))
         return self.expansion
 
     def fun(self, x):

@@ -72,8 +72,10 @@ class Function(ABC):
         """Iterates w <- w - step grad F(w), without end: each with its value and the norm of its gradient."""
         while True:
             value, gradient, _ = self.expand(w)
-            yield w, value, np.linalg.norm(gradient)
-            w = w - step * gradient
+            with np.errstate(over="ignore", invalid="ignore"):  # whoever follows looks at the value
+                ahead, norm = w - step * gradient, np.linalg.norm(gradient)
+            yield w, value, norm
+            w = ahead
 
 
 class LinearTasks(Function):

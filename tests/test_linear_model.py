@@ -1410,7 +1410,7 @@ def test_a_penalty_is_no_knowledge_of_the_task():
     assert_allclose(model.adapt(X[:6], y[:6]).task_covariance_, left, rtol=0, atol=1e-9 * np.abs(S).max())
 
 
-@pytest.mark.parametrize(("shift", "what"), [(1e6, r"features \[1\]"), (0.0, "the target")])
+@pytest.mark.parametrize(("shift", "what"), [(3e4, r"features \[1\]"), (0.0, "the target")])
 def test_far_from_zero(shift, what):
     X, y, groups = make_tasks(seed=3)
     X = X + shift * np.array([0, 1, 0, 0])

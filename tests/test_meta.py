@@ -204,6 +204,16 @@ def test_hessp_against_finite_differences(loss, step_size, n_steps, first_order)
     np.testing.assert_allclose(F.hessp(w, v), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+def test_hessp_by_differences_where_w_has_length_one():
+    problem = Problem(smooth_hinge_loss)
+    F = problem.F(n_steps=1, step_size=0.15)
+    w, h = problem.w / np.linalg.norm(problem.w), 1e-5
+    np.testing.assert_array_equal(F.hessp(w, 0 * problem.v), 0 * problem.v)
+    np.testing.assert_allclose(F.hessp(w, 1e9 * problem.v), 1e9 * F.hessp(w, problem.v), rtol=1e-6)
+    expected = (F.gradient(w + h * problem.v) - F.gradient(w - h * problem.v)) / (2 * h)
+    np.testing.assert_allclose(F.hessp(w, problem.v), expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
 @STEP_SIZES
 @STEPS
 @ORDERS
@@ -383,6 +393,10 @@ def test_smoothness_bounds_the_hessian_of_quadratics(step_size, n_steps, first_o
     assert largest <= bound
     if n_steps == 0 or isinstance(step_size, str):  # where nothing overshoots
         np.testing.assert_allclose(bound, np.mean([task.L for task in problem.outputs[0]]), rtol=1e-12)
+    elif isinstance(step_size, float):
+        power = n_steps if first_order else 2 * n_steps
+        L = np.array([task.L for task in problem.outputs[0]])
+        np.testing.assert_allclose(bound, np.mean(L * np.maximum(1, np.abs(1 - step_size * L)) ** power), rtol=1e-12)
     if n_steps == 0:
         np.testing.assert_allclose(collapsed(problem, "auto", 0, False).smoothness(), largest, rtol=1e-12)
 
@@ -412,3 +426,19 @@ def test_cost_of_a_collapsed_loss_is_that_of_its_tasks():
     F = OneQuadratic(collapse(stack, inner_step(stack, 0.1, "gradient"), 3), cost=(4, 3))
     F.gradient(np.zeros((4, 2)))
     assert (F.n_gradients, F.n_hessp) == (4, 3)
+    f = OneQuadratic(collapse(stack, None, 0))
+    f.gradient(np.zeros((4, 2)))
+    assert (f.n_gradients, f.n_hessp) == (1, 0)
+
+
+def test_working_hessian_is_the_mean_over_tasks():
+    problem = Problem()
+    H = np.mean([task.hessian(problem.w[:, 0]) for task in problem.outputs[0]], axis=0)
+    np.testing.assert_allclose(MAMLLoss(problem.stacks).working_hessian(), H, rtol=1e-12)
+    assert MAMLLoss([*problem.stacks, problem.stacks[0].quadratic()]).working_hessian() is None
+
+
+@LOSSES
+def test_overflow_is_left_to_whoever_looks_at_the_value(loss):
+    value, _, _ = Problem(loss).F(n_steps=1, step_size=1.0).expand(np.full((4, 2), 1e200))
+    assert not np.isfinite(value)

@@ -11,11 +11,12 @@ from scipy.special import expit
 from sklearn.svm import LinearSVC
 
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
-from sklearn_maml.meta import MAMLLoss, OneQuadratic, collapse
+from sklearn_maml.meta import MAMLLoss, OneQuadratic, QuadraticSum, collapse
 from sklearn_maml.prior import Prior
 from sklearn_maml.rows import TaskRows
 from sklearn_maml.solvers import (
     SOLVERS,
+    _coordinates,
     biphasic,
     choose_solver,
     exact,
@@ -274,6 +275,19 @@ def test_tolerance_out_of_reach_says_so():
     assert solve("lbfgs", problem.F, problem.w0, tol=0.0, max_iter=1000)[0].success
 
 
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+def test_fresh_starts_do_not_count_anew(solver):
+    problem = PROBLEMS["smooth hinge"]()
+    enough = solve(solver, problem.F, problem.w0, tol=0.0, max_iter=1000)[0].nit
+    for limit in range(1, enough + 1):
+        assert solve(solver, problem.F, problem.w0, tol=0.0, max_iter=limit)[0].nit <= limit
+
+
+def test_newton_takes_few_steps():
+    problem = PROBLEMS["smooth hinge"]()
+    assert solve("newton-cg", problem.F, problem.w0, tol=1e-6)[0].nit <= 15
+
+
 # exact
 
 
@@ -302,8 +316,22 @@ def test_exact_on_badly_scaled_features_with_twins(size):
     X[..., 3] = X[..., 2]
     problem = Problem(X=X * scale, K=0)
     result, _ = solve("exact", problem.F, np.zeros((4, 1)))
+    assert result.success
     unit = np.linalg.lstsq(X[0], problem.Y[0, :, 0])[0]
     np.testing.assert_allclose(result.x[:, 0] * scale, unit, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_exact_allows_for_rounding(size):
+    """No tolerance is reached in floating point: what is left is compared with the sizes that cancel."""
+    problem = Problem(X=size * Problem().X, alpha=0.1 / size**2)
+    result, _ = solve("exact", problem.F, np.zeros((3, 1)), tol=0.0)
+    assert result.success
+    assert result.nit == 1
+    for gap in 1e-9 * np.random.default_rng(0).normal(size=(10, 3, 1)):
+        again, _ = solve("exact", problem.F, (1 + gap) * result.x, tol=0.0)
+        assert again.success
+        np.testing.assert_allclose(again.x, result.x, rtol=1e-12)
 
 
 def test_exact_on_features_that_are_zero():
@@ -339,10 +367,31 @@ def test_exact_leaves_alone_what_is_flat_everywhere(alpha):
     np.testing.assert_allclose(result.x, problem.w0, rtol=1e-9)
 
 
+@pytest.mark.parametrize("gap", [2**-3, 2**-10, 2**-13, 2**-18, 2**-20, 2**-22, 1.5 * 2**-23])
+def test_exact_tells_how_many_digits_are_left(gap):
+    """Features that differ by `gap`: where fewer than five digits are promised, as many are right and hardly more."""
+    X = np.random.default_rng(5).integers(-8, 9, size=(1, 40, 2)) / 8
+    X[..., 1] = X[..., 0] + gap * X[..., 1]  # without a rounding error
+    problem = Problem(X=X, K=0)
+    result, _ = solve("exact", problem.F, np.zeros((2, 1)))
+    truth = np.linalg.lstsq(X[0], problem.Y[0, :, 0])[0]  # by rows: twice as many digits
+    right = -np.log10(np.max(np.abs(result.x[:, 0] / truth - 1)))
+    if result.success:
+        assert result.message == ""
+        assert right > 4.5
+        assert gap > 1e-5
+    else:
+        promised = int(re.search(r"only about (\d) digits of the solution are right", result.message)[1])
+        assert promised < 5
+        assert -1 <= right - promised < 2.5
+        assert gap < 1e-5
+
+
 def test_exact_change_has_minimum_norm():
     """The coefficient of a feature that is three times another changes by three times as much, wherever both start."""
     problem = Problem(X=twins(), K=2)
     result, _ = solve("exact", problem.F, problem.w0)
+    assert result.success
     change = (result.x - problem.w0)[:, 0]
     np.testing.assert_allclose(change[2], 3 * change[1], rtol=1e-9)
     A, b = problem.matrix()
@@ -350,16 +399,29 @@ def test_exact_change_has_minimum_norm():
     np.testing.assert_allclose(change, least, rtol=1e-8)
 
 
+@pytest.mark.parametrize("d", [30, 60])
+def test_exact_with_many_more_features_than_rows(d):
+    problem = Problem(X=np.random.default_rng(1).normal(size=(2, 8, d)), K=0)
+    result, _ = solve("exact", problem.F, np.zeros((d, 1)))
+    assert result.success
+    least = np.linalg.lstsq(problem.X.reshape(16, d), problem.Y.ravel())[0]
+    np.testing.assert_allclose(result.x[:, 0], least, rtol=1e-8)
+
+
+@pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("K", [1, 3])
-def test_exact_without_matrices_is_exact_with_one(K):
-    with_matrix, without = (Problem(X=twins(), K=K, collapsed=collapsed) for collapsed in (True, False))
+def test_exact_without_matrices_is_exact_with_one(K, k):
+    with_matrix, without = (Problem(X=twins(), K=K, k=k, collapsed=collapsed) for collapsed in (True, False))
     assert with_matrix.F.is_one_quadratic
     assert not without.F.is_one_quadratic
     one, other = (solve("exact", p.F, p.w0, tol=1e-11)[0] for p in (with_matrix, without))
     assert one.success
     assert other.success
     np.testing.assert_allclose(other.x, one.x, rtol=1e-9)
-    assert np.linalg.norm(without.gradient(other.x)) <= 1e-11
+    hasty, _ = solve("exact", without.F, without.w0, tol=1e-11, max_iter=1)
+    assert not hasty.success
+    assert "raise max_iter" in hasty.message
+    assert np.linalg.norm(without.gradient(other.x[:, 0])) <= 1e-11
 
 
 @pytest.mark.parametrize("loss", [smooth_hinge_loss, squared_hinge_loss, hinge_loss])
@@ -435,6 +497,19 @@ def test_automatic_step_is_one_over_the_smoothness(solver):
     problem = Problem()
     result, _ = solve(solver, problem.F, problem.w0)
     np.testing.assert_allclose(result.step_size, 1 / np.linalg.eigvalsh(problem.matrix()[0])[-1])
+    flat = Problem(X=1e-3 * problem.X)
+    result, _ = solve(solver, flat.F, flat.w0, tol=1e-12)
+    np.testing.assert_allclose(result.step_size, 1 / np.linalg.eigvalsh(flat.matrix()[0])[-1])
+
+
+def test_long_flow_is_recorded_a_thousand_times():
+    problem = PROBLEMS["well-conditioned"]()
+    result, trace = solve("ode", problem.F, problem.w0, step_size=1e-5, tol=0.0, max_iter=5000)
+    times = [progress[3] for progress in trace]
+    np.testing.assert_allclose(times, np.arange(0, 5001, 5))
+    assert result.nit == 5000
+    for limit in (1000, 1001):
+        assert len(solve("ode", problem.F, problem.w0, step_size=1e-5, tol=0.0, max_iter=limit)[1]) == 1001
 
 
 @pytest.mark.parametrize("name", ["well-conditioned", "three inner steps", "rank-deficient", "first order"])
@@ -471,6 +546,29 @@ def test_flow_is_the_integrated_path(name):
 
 
 @pytest.mark.parametrize("name", ["well-conditioned", "rows", "smooth hinge"])
+def test_flow_that_has_arrived_stays(name):
+    problem = PROBLEMS[name]()
+    norm = np.linalg.norm(problem.F.gradient(problem.w0))
+    result, trace = solve("ode", problem.F, problem.w0, tol=norm)
+    assert result.success
+    assert result.nit == 0
+    assert [time for *_, time in trace] == [0]
+    np.testing.assert_array_equal(result.x, problem.w0)
+
+
+@pytest.mark.parametrize("name", ["well-conditioned", "rows", "smooth hinge"])
+def test_flow_that_has_nearly_arrived_goes_on(name):
+    """For less than a unit of time; also from w = 0."""
+    problem = PROBLEMS[name]()
+    for start in (problem.w0, 0 * problem.w0):
+        norm = np.linalg.norm(problem.F.gradient(start))
+        result, _ = solve("ode", problem.F, start, tol=0.99 * norm)
+        assert result.success
+        assert 0 < result.nit < 1
+        np.testing.assert_allclose(np.linalg.norm(problem.F.gradient(result.x)), 0.99 * norm, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["well-conditioned", "rows", "smooth hinge"])
 def test_descent_in_small_steps_follows_the_flow(name):
     """At time k the flow is where descent is after k steps, up to an error that halves with the step."""
     problem = PROBLEMS[name]()
@@ -493,6 +591,7 @@ def test_flow_stops_when_it_arrives(name):
     assert result.nit == trace[-1][3] < 1000
     np.testing.assert_allclose(np.linalg.norm(problem.gradient(result.x)), 0.01, rtol=1e-6)
     assert all(norm > 0.01 for _, _, norm, _ in trace[:-1])
+    assert np.all(np.diff([time for *_, time in trace]) >= 0)
 
 
 @pytest.mark.parametrize(
@@ -509,13 +608,57 @@ def test_divergence_names_a_stable_step(name, factor):
     assert solve("gd", problem.F, problem.w0, step_size=stable)[0].success
 
 
-@pytest.mark.parametrize("solver", ["gd", "ode", "lbfgs", "newton-cg"])
+@pytest.mark.parametrize("collapsed", [True, False])
+def test_divergence_beyond_the_range_of_floating_point(collapsed):
+    problem = Problem(collapsed=collapsed)
+    with pytest.raises(ValueError, match="gradient descent diverges"):
+        solve("gd", problem.F, problem.w0, step_size=1e200)
+
+
+def test_subgradient_descent_that_diverges():
+    problem = Problem(hinge_loss, l2=1.0)
+    with pytest.raises(ValueError, match="gradient descent diverges"):
+        solve(subgradient_descent, problem.F, problem.w0, step_size=1e6)
+
+
+def test_divergence_names_a_stable_step_that_is_long():
+    problem = Problem(X=1e-3 * Problem().X)
+    L = problem.F.smoothness()
+    with pytest.raises(ValueError, match=re.escape(f"a stable one is {1 / L:.3g}")):
+        solve("gd", problem.F, problem.w0, step_size=10 / L)
+
+
+@every_solver
 def test_function_without_a_minimum(solver):
     """First-order MAML that overshoots falls for ever: an error, neither NaN nor the advice to go on."""
     problem = Problem(first_order=True, alpha=3.0)
     assert np.linalg.eigvalsh(problem.matrix()[0])[0] < -1
     with pytest.raises(ValueError, match="inner_step_size"):
         solve(solver, problem.F, problem.w0, max_iter=1000)
+
+
+@pytest.mark.parametrize("solver", ["exact", "ode"])
+def test_one_direction_without_a_minimum(solver):
+    A = np.diag([1.0, -1e-3, 2.0])
+    F = OneQuadratic(QuadraticSum(A, np.ones((3, 1)), 0.0, np.ones(3), 1))
+    with pytest.raises(ValueError, match="F has no minimum"):
+        solve(solver, F, np.zeros((3, 1)), max_iter=10)
+
+
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_flow_allows_for_rounding(size):
+    """A curvature that is negative by rounding, beside a large one, is none."""
+    F = OneQuadratic(QuadraticSum(size * np.diag([1.0, -1e-15, 1.0]), np.zeros((3, 1)), 0.0, np.ones(3), 1))
+    assert solve("ode", F, np.ones((3, 1)), step_size=1 / size, tol=1e-6 * size)[0].success
+
+
+def test_descent_where_there_is_nothing_to_lose():
+    problem = Problem()
+    problem.tasks.Y[:] = 0
+    result, trace = solve("gd", problem.maml_loss(1), np.zeros((3, 1)))
+    assert result.success
+    assert [value for _, value, _ in trace] == [0]
+    assert solve("exact", problem.maml_loss(1), np.zeros((3, 1)))[0].nit == 0
 
 
 # losses whose slope jumps
@@ -587,6 +730,29 @@ def test_squared_hinge_ends_where_f_cannot_be_lowered(K):
     assert result.success
     search = minimize(problem.value, result.x[:, 0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13})
     assert problem.value(result.x) <= search.fun + 1e-7
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_coordinates_of_the_search(diagonal):
+    """The Hessian is the identity in them, and what it does not see keeps its length."""
+    root = np.diag([2.0, 30.0, 400.0, 1e-7, 0.0])
+    if not diagonal:
+        root = root @ np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0]
+    H = root.T @ root
+    to, back = _coordinates(np.diag(H).copy() if diagonal else H)
+    T = to(np.eye(5))
+    np.testing.assert_allclose(back(np.eye(5)), T.T, rtol=1e-12)
+    unseen = [1e-14 / 160000, 0]  # of the size of 1 / sqrt(the largest curvature)
+    np.testing.assert_allclose(np.linalg.eigvalsh(T.T @ H @ T), [*unseen[::-1], 1, 1, 1], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(T, 2), 1 / 2)
+    np.testing.assert_allclose(np.linalg.norm(np.linalg.inv(T), 2), 400)
+
+
+@pytest.mark.parametrize("H", [None, np.full((2, 2), np.nan), np.zeros((2, 2)), np.zeros(2)])
+def test_coordinates_without_curvature_are_the_parameters(H):
+    V = np.arange(4.0).reshape(2, 2)
+    for product in _coordinates(H):
+        np.testing.assert_array_equal(np.abs(product(V)), V)
 
 
 def test_automatic_choice_goes_by_structure():
@@ -668,6 +834,20 @@ def test_no_first_phase_if_f_is_already_flat():
     np.testing.assert_array_equal(result.x, alone.x)
 
 
+def test_one_iteration_left_for_the_second_phase():
+    problem = PROBLEMS["ill-conditioned"]()
+    switch_tol = 0.1 * np.linalg.norm(problem.expand(problem.w0[:, 0], 0)[1])
+    _, trace = bimaml(problem, "gd", switch_tol)
+    in_first = sum(progress[0] == 1 for progress in trace) - 1
+    result, trace = bimaml(problem, "gd", switch_tol, max_iter=in_first + 1)
+    assert [progress[0] for progress in trace[-2:]] == [2, 2]
+    assert "switch_tol" not in result.message
+    result, trace = bimaml(problem, "gd", switch_tol, max_iter=in_first)
+    assert trace[-1][0] == 1
+    assert not result.success
+    assert "switch_tol" in result.message
+
+
 @pytest.mark.parametrize("solver", ["gd", "ode", "lbfgs", "newton-cg"])
 def test_max_iter_bounds_both_phases(solver):
     problem = PROBLEMS["ill-conditioned"]()
@@ -693,6 +873,7 @@ def test_both_step_sizes_are_reported():
     problem = Problem()
     result, _ = bimaml(problem, "gd", 0.1)
     expected = [1 / np.linalg.eigvalsh(problem.matrix(K)[0])[-1] for K in (0, 1)]
+    assert isinstance(result.step_size, np.ndarray)
     np.testing.assert_allclose(result.step_size, expected)
 
 

@@ -99,6 +99,16 @@ def check_loops(stack, data, W, V):
 # linear tasks
 
 
+@pytest.mark.parametrize("d", [4, 6])
+@pytest.mark.parametrize("limit", [3, 500], ids=["diagonals alone", "matrices"])
+def test_working_hessian_is_that_of_the_squared_loss(monkeypatch, stacked, limit, d):
+    monkeypatch.setattr(tasks_module, "LARGEST_METRIC", limit)
+    X, *rest = data = make_data(m=5, d=d)
+    H = loops(*data, make_points(*data[:2])[0])[2][:, 0].sum(axis=0)
+    found = LinearTasks(stacked(X), *rest).working_hessian()
+    np.testing.assert_allclose(found, np.diag(H) if limit < d else H, rtol=1e-12, atol=1e-12)
+
+
 @LOSSES
 @SHAPES
 def test_linear_tasks_are_weighted_means_over_rows(loss, n):
@@ -176,8 +186,27 @@ def test_smoothness_without_matrices(monkeypatch, n, form):
     ]
     monkeypatch.setattr(tasks_module, "LARGEST_MATRIX", 3)
     monkeypatch.setattr(tasks_module, "_gram", None)
+    monkeypatch.setattr(np.linalg, "eigvalsh", None)
     stack = LinearTasks(form(data[0]), *data[1:4], np.zeros((7, 1)))
     np.testing.assert_allclose(stack.smoothness(), truth, rtol=1e-8)
+
+
+@pytest.mark.parametrize("form", [np.asarray, as_blocks])
+def test_smoothness_without_matrices_of_negative_features(monkeypatch, form):
+    X, *rest = make_data(d=7)
+    stacks = [LinearTasks(form(sign * np.abs(X)), *rest) for sign in (1, -1)]
+    monkeypatch.setattr(tasks_module, "LARGEST_MATRIX", 3)
+    np.testing.assert_allclose(*(stack.smoothness() for stack in stacks), rtol=1e-10)
+
+
+@pytest.mark.parametrize("n", [9, 2])
+def test_curvature_that_depends_on_the_row(n):
+    """Of (y z)^2 / 2, the curvature y^2 is that of the row, the largest of its outputs, and no other row's."""
+    X, Y, weight, _, penalty = make_data(n=n)
+    stack = LinearTasks(X, Y, weight, lambda y, z: ((y * z) ** 2 / 2, y * y * z, y * y), penalty)
+    H = np.einsum("mn,mnd,mne->mde", weight / weight.sum(axis=1)[:, None] * np.max(Y**2, axis=2), X, X)
+    np.testing.assert_allclose(stack.smoothness(), np.linalg.eigvalsh(H)[:, -1] + 0.3, rtol=1e-6)
+    np.testing.assert_allclose(stack.working_hessian(), H.sum(axis=0) + 3 * np.diag(penalty[:, 0]), rtol=1e-10)
 
 
 def test_smoothness_without_matrices_of_nothing(monkeypatch):
@@ -394,6 +423,7 @@ def test_factor_is_the_weighted_sum_of_squares(kind, n, loss, l2):
     penalty = np.array([l2, l2, l2, 0.0])[:, None]
     R, Z, rest, total = QUADRATIC[kind](X, Y, weight, loss, penalty).factor()
     np.testing.assert_allclose(total, weight.sum(axis=1))
+    assert isinstance(R, np.ndarray)
     assert R.shape[::2] == (3, 4)
     assert rest.shape == (3, 2)
     assert np.all(rest >= 0)
@@ -406,7 +436,7 @@ def test_factor_is_the_weighted_sum_of_squares(kind, n, loss, l2):
 def test_factor_does_not_depend_on_the_units_of_the_features():
     """A rate beside a population: in units of its own, the small feature explains as much as it did."""
     X, Y, weight, loss, penalty = make_data(n=9)
-    scale = np.array([1e-5, 1.0, 1e5, 1.0])
+    scale = np.array([1e-8, 1.0, 1e5, 1.0])
     stack = LinearTasks(X * scale, Y, weight, loss, 0 * penalty).quadratic()
     R, Z, rest, _ = stack.factor()
     W, _ = make_points(X, Y)
