@@ -80,14 +80,7 @@ def label(size):
     return " x ".join(map(str, size))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("."), metavar="DIR", help="where the pictures go")
-    parser.add_argument("--repeats", type=int, default=5, help="repetitions, of which the median is taken")
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    warnings.simplefilter("ignore", ConvergenceWarning)
-
+def print_sizes(options):
     pictures = {"time": [], "memory": []}
     for position, (what, sizes) in enumerate(SWEEPS.items()):
         measured = [times_and_memory(size, options.repeats) for size in sizes]
@@ -101,6 +94,8 @@ def main():
     draw(pictures["time"], "ms", options.output / "time.png")
     draw(pictures["memory"], "MB", options.output / "memory.png")
 
+
+def print_threads(options):
     measured = [threads(size, options.repeats) for size in THREADED]
     columns = [key if isinstance(key, str) else f"{key[0]}, n_jobs={key[1]}" for key in measured[0]]
     rows = [[label(size), *map(show, of.values())] for size, of in zip(THREADED, measured, strict=True)]
@@ -110,6 +105,21 @@ def main():
         curves = {f"n_jobs={n_jobs}": [of[name, n_jobs] for of in measured] for n_jobs in N_JOBS}
         panels.append((name, "tasks", [size[0] for size in THREADED], curves))
     draw(panels, "ms", options.output / "threads.png")
+
+
+PARTS = {"sizes": print_sizes, "threads": print_threads}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--output", type=Path, default=Path("."), metavar="DIR", help="where the pictures go")
+    parser.add_argument("--repeats", type=int, default=5, help="repetitions, of which the median is taken")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    for part in options.part:
+        PARTS[part](options)
 
 
 if __name__ == "__main__":
