@@ -72,17 +72,17 @@ STRICT = Place(array_api_strict, "device1")
 ESTIMATORS = [
     MAMLRegressor(),
     MAMLRegressor(inner_step_size=0.01),
-    MAMLRegressor(inner_step_size=0.01, solver="gd", algorithm="maml", max_iter=20, tol=0, fit_intercept=False),
+    MAMLRegressor(inner_step_size=0.01, solver="gd", algorithm="maml", max_iter=5, tol=0, fit_intercept=False),
     MAMLRegressor(inner_step_size=0.01, algorithm="fomaml", n_inner_steps=3, l2_regularization=0.1),
     MAMLRegressor(inner_step_size=[0.01, 0.02, 0.01, 0.03, 0.1], init=[1.0, 2.0, 3.0, 4.0, 5.0], solver="lbfgs"),
     MAMLRegressor(n_inner_steps=0),
     MAMLRegressor(adaptation="implicit", n_jobs=2),
     MAMLRegressor(adaptation="implicit", metric="full", l2_regularization=0.1, n_inner_steps=2),
     MAMLRegressor(adaptation="implicit", inner_step_size=0.1),
-    MAMLSVC(max_iter=10),
-    MAMLSVC(loss="hinge", max_iter=20, fit_intercept=False),
-    MAMLSVC(loss="smooth_hinge", solver="newton-cg", inner_step_size=0.01, C=np.inf, max_iter=20),
-    MAMLSVC(adaptation="implicit", max_iter=5),
+    MAMLSVC(max_iter=3),
+    MAMLSVC(loss="hinge", max_iter=3, fit_intercept=False),
+    MAMLSVC(loss="smooth_hinge", solver="newton-cg", inner_step_size=0.01, C=np.inf, max_iter=3),
+    MAMLSVC(adaptation="implicit", max_iter=2),
     MAMLLogisticRegression(),
     MAMLQuantileRegressor(inner_step_size=0.001),
 ]
@@ -262,7 +262,7 @@ def test_standard_deviations(place):
 
 
 @pytest.mark.parametrize(
-    "estimator", [MAMLRegressor(), MAMLSVC(max_iter=5), MAMLSVC(adaptation="implicit", max_iter=2)], ids=repr
+    "estimator", [MAMLRegressor(), MAMLSVC(max_iter=2), MAMLSVC(adaptation="implicit", max_iter=2)], ids=repr
 )
 def test_single_precision(estimator):
     """float32 stays float32, and is reckoned in float64 where the device has it."""
@@ -286,9 +286,9 @@ def test_single_precision(estimator):
 def test_warm_start_and_labels():
     X, y, groups, _ = tasks()
     labels = np.where(y > 1, "high", np.where(y < -1, "low", "middle"))
-    expected = MAMLSVC(warm_start=True, max_iter=3).fit(X, labels, groups=groups).fit(X, labels, groups=groups)
+    expected = MAMLSVC(warm_start=True, max_iter=2).fit(X, labels, groups=groups).fit(X, labels, groups=groups)
     with config_context(array_api_dispatch=True):
-        model = MAMLSVC(warm_start=True, max_iter=3).fit(STRICT(X), labels, groups=groups)
+        model = MAMLSVC(warm_start=True, max_iter=2).fit(STRICT(X), labels, groups=groups)
         model.fit(STRICT(X), labels, groups=groups)
         same(model.coef_, expected.coef_, STRICT)
         assert_array_equal(model.predict(STRICT(X)), expected.predict(X))  # strings are the host's
@@ -331,7 +331,7 @@ def test_errors():
     assert not get_tags(GroupsFromColumn(MAMLRegressor(), 0)).array_api_support
 
 
-@pytest.mark.parametrize("estimator", [MAMLRegressor(), MAMLSVC(max_iter=10), MAMLLogisticRegression()], ids=repr)
+@pytest.mark.parametrize("estimator", [MAMLRegressor(), MAMLSVC(max_iter=3), MAMLLogisticRegression()], ids=repr)
 def test_moved_to_the_host(estimator):
     """Fitted there, put to use here."""
     from sklearn.utils._array_api import move_estimator_to  # what scikit-learn's error message tells users to call
@@ -364,7 +364,7 @@ def test_a_stream_that_moves():
         MAMLRegressor(),
         MAMLRegressor(adaptation="implicit"),
         MAMLSVC(),
-        MAMLSVC(adaptation="implicit", max_iter=5),
+        MAMLSVC(adaptation="implicit", max_iter=2),
         MAMLLogisticRegression(),
         MAMLQuantileRegressor(),
     ],
