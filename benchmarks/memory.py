@@ -9,15 +9,18 @@ import warnings
 import numpy as np
 from measuring import draw_table, peak_memory, print_table, show
 from scipy import sparse
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
 
 from sklearn_maml import MAMLSVC, MAMLRegressor, MAMLRegressorCV, task_statistics
 
 READING = """
 With a given inner step the squared loss needs the sums of one stack at a time, whatever the solver; the rest is what is
 known of every row, such as its task. Learning the step goes over the tasks again and again and keeps them, as d rows
-each or, if they have fewer, all of them, in several versions; so does MAMLRegressorCV for its splits. Other losses than
-the squared one keep the rows in double precision, by task, with a column of ones: once more the input, twice that of
-float32. Statistics of tasks with fewer rows than features are larger than the rows.
+each or, if they have fewer, all of them, in two versions. MAMLRegressorCV does so with the training rows of one split,
+a copy as cross_validate makes it. Other losses than the squared one keep the rows in double precision, by task, with a
+column of ones: once more the input, twice that of float32. Statistics of tasks with fewer rows than features are larger
+than the rows. The last rows and columns are scikit-learn's own estimators, on the same table.
 """
 MEGABYTE = 1e6
 GIVEN = {"inner_step_size": 0.05, "max_iter": 20}
@@ -36,6 +39,8 @@ MODELS = {
     "MAMLSVC, hinge": lambda: MAMLSVC(loss="hinge", **GIVEN),
     "MAMLSVC, learned": lambda: MAMLSVC(loss="squared_hinge", max_iter=20),
 }
+THEIRS = {"Ridge": Ridge, "LogisticRegression": LogisticRegression, "LinearSVC": LinearSVC}
+"""Of scikit-learn, to compare with; they are given no tasks."""
 LAYOUTS = "sorted", "shuffled", "Fortran", "float32", "CSR"
 
 
@@ -45,7 +50,7 @@ def draw(model, shape, megabytes, layout):
     width = 4 if layout == "float32" else 8
     m = max(3, round(megabytes * MEGABYTE / (n * (width * d + 16))))
     X, y, groups = draw_table(m, n, d)
-    if "SVC" in model:
+    if "SVC" in model or "Logistic" in model:
         y = np.where(y > 0, 1, -1)
     if layout == "shuffled":
         order = np.random.default_rng(1).permutation(len(y))
@@ -73,6 +78,8 @@ def prepare(what, model, shape, megabytes, layout, tiny=False):
         part.flags.writeable = False
     if what == "task_statistics":
         return lambda: task_statistics(X, y, groups)
+    if model in THEIRS:
+        return lambda: THEIRS[model]().fit(X, y)
     if what == "fit":
         return lambda: MODELS[model]().fit(X, y, groups=groups)
     n = 3 * shape[0]
@@ -91,12 +98,12 @@ def main():
     print(__doc__.splitlines()[0])
     few, many = (10, 20), (1000, 20)
     rows = []
-    for model in MODELS:
+    for model in (*MODELS, *THEIRS):
         size = 30 if "CV" in model else 100
         rows.append([model, *(ratio("fit", model, shape, size, "sorted") for shape in (few, many))])
     columns = ["fit", "tasks of 10 rows", "of 1000 rows"]
     print_table("Estimators and solvers: 100 MB (MAMLRegressorCV: 30), 20 features, sorted by task", columns, rows)
-    models = "MAMLRegressor, exact", "MAMLRegressor, learned", "MAMLSVC, squared hinge"
+    models = "MAMLRegressor, exact", "MAMLRegressor, learned", "MAMLSVC, squared hinge", *THEIRS
     rows = [[layout, *(ratio("fit", model, few, 100, layout) for model in models)] for layout in LAYOUTS]
     print_table("Layouts: 100 MB, tasks of 10 rows", ["fit", *models], rows)
     rows = [

@@ -2,7 +2,7 @@
 
 from functools import partial
 from hashlib import shake_128
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,24 +45,31 @@ class Table(NamedTuple):
 
 def row_priorities(table, n_repeats, seed):
     """Random numbers (n_repeats, n_rows), a hash of each row: equal rows have equal ones, whatever else there is."""
-    X = sparse.csr_array(table.X, dtype=np.float64, copy=True)
+    n_rows, n_features = table.X.shape
+    starts = range(0, n_rows, 1 + IN_CACHE // n_features)
+    rows = chain.from_iterable(_as_bytes(table, slice(start, start + starts.step)) for start in starts)
+    seed = seed.to_bytes(8, "little")
+    hashes = b"".join(shake_128(seed + row).digest(8 * n_repeats) for row in rows)
+    return np.frombuffer(hashes, dtype=np.uint64).reshape(-1, n_repeats).T
+
+
+def _as_bytes(table, part):
+    """Each of these rows as bytes: its targets, and its features that are not zero."""
+    X = sparse.csr_array(table.X[part], dtype=np.float64, copy=True)
     X.sum_duplicates()
     X.eliminate_zeros()
-    seed, width, stops = seed.to_bytes(8, "little"), 8 * table.Y.shape[1], 8 * X.indptr.astype(np.int64)
+    width, stops = 8 * table.Y.shape[1], 8 * X.indptr.astype(np.int64)
     targets, columns, numbers = (
-        np.ascontiguousarray(part).tobytes() for part in (table.Y + 0.0, X.indices.astype(np.int64), X.data)
+        np.ascontiguousarray(each).tobytes() for each in (table.Y[part] + 0.0, X.indices.astype(np.int64), X.data)
     )
-    hashes = [
-        shake_128(seed + targets[i * width : (i + 1) * width] + columns[a:b] + numbers[a:b]).digest(8 * n_repeats)
-        for i, (a, b) in enumerate(pairwise(stops.tolist()))
-    ]
-    return np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(-1, n_repeats).T
+    for i, (a, b) in enumerate(pairwise(stops.tolist())):
+        yield targets[i * width : (i + 1) * width] + columns[a:b] + numbers[a:b]
 
 
-def in_support(rows, priority, n_support):
+def in_support(codes, weight, priority, n_support):
     """Which rows of each task are drawn: in order of priority, equal rows at once, until their weight is enough."""
-    order = np.lexsort([priority, rows.codes])
-    codes, priority, weight = rows.codes[order], priority[order], rows.weight[order]
+    order = np.lexsort([priority, codes])
+    codes, priority, weight = codes[order], priority[order], weight[order]
     new_task = np.r_[True, codes[1:] != codes[:-1]]
     new_row = new_task | np.r_[True, priority[1:] != priority[:-1]]
     before = np.cumsum(weight) - weight
@@ -134,16 +141,20 @@ def after_adaptation(tasks, step, n_steps):
     return B.mT @ HB, B.mT @ (C - Hu)
 
 
-def few_shot_errors(models, starts, rows, support):
-    """Numbers of the tasks that have a query, and their mean squared errors on it, for each model; (n_models, m)."""
-    given, (query, scored) = rows.take(support)[0], rows.take(~support)
+def few_shot_errors(models, starts, table, held_out, support):
+    """Numbers of the tasks that have a query, and their mean squared errors on it, for each model; (n_models, m).
+
+    `held_out` says which rows of the table are held out, `support` which of these are adapted to.
+    """
+    rows = np.flatnonzero(held_out)
+    (given, tasks), (asked, scored) = table.take(rows[support]), table.take(rows[~support])
     errors = np.empty((len(models), len(scored)))
     with np.errstate(over="ignore", invalid="ignore"):
         adapted = [adapt_to(model, given, *start) for model, start in zip(models, starts, strict=True)]
-        for numbers, build in query.by_task(0.0).stacks("quadratic"):
-            tasks = build()
+        for numbers, build in asked.by_task(0.0).stacks("quadratic"):
+            stack = build()
             for error, W in zip(errors, adapted, strict=True):
-                error[numbers] = tasks.value(W[scored[numbers]]) / W.shape[2]
+                error[numbers] = stack.value(W[np.searchsorted(tasks, scored[numbers])]) / W.shape[2]
     return scored, errors
 
 

@@ -412,19 +412,7 @@ class MAMLRegressorCV(RegressorMixin, OriginMixin, CallbackSupportMixin, BaseEst
 
     def _errors(self, models, table, splits, context, given):
         """Mean squared errors (n_models, n_scored) on the queries of the held-out tasks that have one."""
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        priorities = row_priorities(table, self.n_repeats, seed)
-        held_out = [table.take(test) for _, test in splits]
-        draws = [
-            (split, in_support(held_out[split][0], priority[test], self.n_support))
-            for split, (_, test) in enumerate(splits)
-            for priority in priorities
-        ]
-        n_draws = np.zeros(table.n_tasks)  # in which a task has a query
-        for split, support in draws:
-            rows, tasks = held_out[split]
-            n_draws[tasks[np.unique(rows.codes[~support])]] += 1
-        self._check_queries(n_draws[np.unique(np.concatenate([tasks for _, tasks in held_out]))])
+        draws, n_draws = self._draws(table, splits)
         if splits[0][0] is None:
             pooled = {l2: pooled_without(table, l2) for l2 in {model.l2_regularization for model in models}}
             fits = [(leave_one_out, model, *pooled[model.l2_regularization]) for model in models]
@@ -434,9 +422,9 @@ class MAMLRegressorCV(RegressorMixin, OriginMixin, CallbackSupportMixin, BaseEst
         try:
             fitted = self._followed(run_parallel(self.n_jobs, fits), len(fits), context, given)
             starts = [[next(fitted) for _ in models] for _ in splits]
-            calls = [(few_shot_errors, models, starts[split], held_out[split][0], mask) for split, mask in draws]
-            for (split, _), (scored, error) in zip(draws, run_parallel(self.n_jobs, calls), strict=True):
-                errors[:, held_out[split][1][scored]] += error
+            calls = [(few_shot_errors, models, starts[i], table, splits[i][1], support) for i, support in draws]
+            for scored, error in run_parallel(self.n_jobs, calls):
+                errors[:, scored] += error
         except np.linalg.LinAlgError:
             raise ValueError(_OUT_OF_RANGE) from None
         diverged = ~np.all(np.isfinite(errors), axis=1)
@@ -444,6 +432,21 @@ class MAMLRegressorCV(RegressorMixin, OriginMixin, CallbackSupportMixin, BaseEst
             raise ValueError(_OUT_OF_RANGE)
         errors[diverged] = np.inf
         return errors[:, n_draws > 0] / n_draws[n_draws > 0]
+
+    def _draws(self, table, splits):
+        """Pairs of a split's number and which of its held-out rows are support; in how many a task has a query."""
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        priorities = row_priorities(table, self.n_repeats, seed)
+        draws, n_draws = [], np.zeros(table.n_tasks)
+        for split, (_, test) in enumerate(splits):
+            codes, weight = table.codes[test], table.weight[test]
+            for priority in priorities[:, test]:
+                support = in_support(codes, weight, priority, self.n_support)
+                draws.append((split, support))
+                n_draws[np.unique(codes[~support])] += 1
+        held_out = np.any([test for _, test in splits], axis=0)
+        self._check_queries(n_draws[np.unique(table.codes[held_out])])
+        return draws, n_draws
 
     def _followed(self, results, total, context, given):
         """Hand on the results of fits as they come, and report them."""
@@ -470,7 +473,7 @@ class MAMLRegressorCV(RegressorMixin, OriginMixin, CallbackSupportMixin, BaseEst
         warnings.warn(
             message + "they are trained on, but have no part in the choice. Lower n_support to score them.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -66,10 +66,11 @@ FOLDS = {"cv": 3, "adaptations": ["implicit"], "n_repeats": 2}
 
 def supports_of(X, y, n_support, n_repeats, seed=0, weight=None):
     """The draws of one task: masks of the rows in the support."""
-    table = few_shot.Table(X, y.reshape(len(X), -1), np.ones(len(X)), np.zeros(len(X), dtype=int), True)
-    table = table if weight is None else table._replace(weight=weight)
+    weight, codes = np.ones(len(X)) if weight is None else weight, np.zeros(len(X), dtype=int)
+    table = few_shot.Table(X, y.reshape(len(X), -1), weight, codes, True)
     draw_seed = int(np.random.RandomState(seed).randint(np.iinfo(np.int32).max))
-    return [few_shot.in_support(table, p, n_support) for p in few_shot.row_priorities(table, n_repeats, draw_seed)]
+    priorities = few_shot.row_priorities(table, n_repeats, draw_seed)
+    return [few_shot.in_support(codes, weight, priority, n_support) for priority in priorities]
 
 
 def by_hand(X, y, groups, splits, model, weight=None):
