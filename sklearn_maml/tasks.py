@@ -175,10 +175,6 @@ class LinearTasks(Function):
         """Product with (A^-1 + Hess f_i)^-1, where that is one matrix and at hand: not here."""
         return None
 
-    def quadratic(self):
-        """The same tasks as quadratics: exact if the loss is one."""
-        return QuadraticTasks.of_rows(self.X, self.Y, self.S[..., 0] * self.weight[:, None], self.loss, self.penalty)
-
 
 class FewRowTasks(LinearTasks):
     """Tasks of a quadratic loss with fewer rows than parameters: H = U U' + diag(penalty), no d x d matrix for each.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sklearn_maml.tasks import QuadraticTasks
+
 
 def same(one, other):
     """Deep, exact equality: of arrays also type and shape."""
@@ -35,3 +37,9 @@ def descend(truth, w, step, n_iter, switch_tol=None):
         last, w = w, w - step * gradient
     phases, values, norms = zip(*records, strict=True)
     return last, np.array(phases), np.array(values), np.array(norms)
+
+
+def summed_up(tasks):
+    """The same tasks, of a quadratic loss, as statistics."""
+    weight = tasks.S[..., 0] * tasks.weight[:, None]
+    return QuadraticTasks.of_rows(tasks.X, tasks.Y, weight, tasks.loss, tasks.penalty)

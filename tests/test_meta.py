@@ -5,6 +5,7 @@ from operator import iadd
 
 import numpy as np
 import pytest
+from references import summed_up
 from scipy.optimize import brentq
 from scipy.special import expit
 
@@ -291,7 +292,7 @@ def test_figure_1():
 
 def collapsed(problem, step_size, n_steps, first_order):
     """All stacks collapsed and averaged, in both forms that a stack can have."""
-    stacks = [stack.quadratic() if i == 1 else stack for i, stack in enumerate(problem.few)]
+    stacks = [summed_up(stack) if i == 1 else stack for i, stack in enumerate(problem.few)]
     parts = [collapse(stack, inner_step(stack, step_size, "gradient"), n_steps, first_order) for stack in stacks]
     return OneQuadratic(reduce(iadd, parts))
 
@@ -324,7 +325,7 @@ def test_collapse_is_the_closed_form(kind, n_steps):
         H, c = 2 * (task.X.T * task.share) @ task.X, 2 * task.X.T @ (task.share * task.y)
         power = np.linalg.matrix_power(np.eye(4) - alpha * H, 2 * n_steps)
         A, b = A + H @ power / 5, b + power @ c / 5
-    stack = problem.few[0] if kind == "rows" else problem.few[0].quadratic()
+    stack = problem.few[0] if kind == "rows" else summed_up(problem.few[0])
     total = collapse(stack, inner_step(stack, alpha, "gradient"), n_steps)
     np.testing.assert_allclose(total.A / 5, A, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(total.b[:, 0] / 5, b, rtol=1e-10, atol=1e-12)
@@ -367,7 +368,7 @@ def test_total_weight_of_a_task_does_not_matter():
     weight = stack.S[..., 0] * np.array([[1], [10], [100]])
     heavier = LinearTasks(stack.X, stack.Y, weight, squared_loss, problem.penalty)
     value, gradient = problem.expected(problem.w, 0.15, 1)
-    for tasks in (heavier, heavier.quadratic()):
+    for tasks in (heavier, summed_up(heavier)):
         np.testing.assert_allclose(tasks.weight, [1, 10, 100])
         F = MAMLLoss([tasks], n_steps=1, steps=[inner_step(tasks, 0.15, "gradient")], structure="quadratic")
         np.testing.assert_allclose(F.value(problem.w), value, rtol=1e-12)
@@ -435,7 +436,7 @@ def test_working_hessian_is_the_mean_over_tasks():
     problem = Problem()
     H = np.mean([task.hessian(problem.w[:, 0]) for task in problem.outputs[0]], axis=0)
     np.testing.assert_allclose(MAMLLoss(problem.stacks).working_hessian(), H, rtol=1e-12)
-    assert MAMLLoss([*problem.stacks, problem.stacks[0].quadratic()]).working_hessian() is None
+    assert MAMLLoss([*problem.stacks, summed_up(problem.stacks[0])]).working_hessian() is None
 
 
 @LOSSES

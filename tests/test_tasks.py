@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from references import summed_up
 from scipy import sparse
 
 from sklearn_maml import tasks as tasks_module
@@ -160,9 +161,9 @@ def test_smoothness_is_the_largest_eigenvalue(n, stacked):
     largest = np.linalg.eigvalsh(hessian[:, 0])[:, -1]
     stack = LinearTasks(stacked(X), Y, weight, loss, 0 * penalty)
     np.testing.assert_allclose(stack.smoothness(), largest, rtol=1e-12)
-    np.testing.assert_allclose(stack.quadratic().smoothness(), largest, rtol=1e-12)
+    np.testing.assert_allclose(summed_up(stack).smoothness(), largest, rtol=1e-12)
     penalised = LinearTasks(stacked(X), Y, weight, loss, penalty)
-    for tasks in (penalised, penalised.quadratic()):
+    for tasks in (penalised, summed_up(penalised)):
         np.testing.assert_allclose(tasks.smoothness(), largest + 0.3, rtol=1e-12)
 
 
@@ -235,7 +236,7 @@ def test_smoothness_without_matrices_of_comparisons(monkeypatch, form):
 @SHAPES
 def test_statistics_are_the_rows(n, stacked):
     data = make_data(n=n)
-    stack = LinearTasks(stacked(data[0]), *data[1:]).quadratic()
+    stack = summed_up(LinearTasks(stacked(data[0]), *data[1:]))
     assert stack.shape == (3, 4, 2)
     np.testing.assert_allclose(stack.weight, data[2].sum(axis=1))
     check_loops(stack, data, *make_points(*data[:2]))
@@ -244,8 +245,8 @@ def test_statistics_are_the_rows(n, stacked):
 QUADRATIC = {
     "few rows": FewRowTasks,
     "few sparse rows": lambda X, *rest: FewRowTasks(as_blocks(X), *rest),
-    "statistics": lambda *data: LinearTasks(*data).quadratic(),
-    "statistics of few rows": lambda *data: FewRowTasks(*data).quadratic(),
+    "statistics": lambda *data: summed_up(LinearTasks(*data)),
+    "statistics of few rows": lambda *data: summed_up(FewRowTasks(*data)),
 }
 KINDS = pytest.mark.parametrize("kind", QUADRATIC)
 
@@ -437,7 +438,7 @@ def test_factor_does_not_depend_on_the_units_of_the_features():
     """A rate beside a population: in units of its own, the small feature explains as much as it did."""
     X, Y, weight, loss, penalty = make_data(n=9)
     scale = np.array([1e-8, 1.0, 1e5, 1.0])
-    stack = LinearTasks(X * scale, Y, weight, loss, 0 * penalty).quadratic()
+    stack = summed_up(LinearTasks(X * scale, Y, weight, loss, 0 * penalty))
     R, Z, rest, _ = stack.factor()
     W, _ = make_points(X, Y)
     squares = np.sum((Z - R @ (W / scale[:, None])) ** 2, axis=1) + rest
@@ -446,7 +447,7 @@ def test_factor_does_not_depend_on_the_units_of_the_features():
 
 def test_factor_of_merged_statistics():
     X, Y, weight, *rest = make_data(n=12)
-    parts = [LinearTasks(X[:, i], Y[:, i], weight[:, i], *rest).quadratic() for i in (slice(0, 5), slice(5, 12))]
+    parts = [summed_up(LinearTasks(X[:, i], Y[:, i], weight[:, i], *rest)) for i in (slice(0, 5), slice(5, 12))]
     R, Z, left, total = QuadraticTasks.concatenate(parts).reduce([0, 1, 2, 0, 1, 2]).factor()
     W, _ = make_points(X, Y)
     squares = np.sum((Z - R @ W) ** 2, axis=1) + left
@@ -456,7 +457,7 @@ def test_factor_of_merged_statistics():
 
 def test_curvature_of_the_loss_stays_with_the_statistics():
     data = make_data()
-    stack = LinearTasks(*data[:3], half_squared_loss, data[4]).quadratic()
+    stack = summed_up(LinearTasks(*data[:3], half_squared_loss, data[4]))
     for same in (stack.take([0, 2]), QuadraticTasks.concatenate([stack, stack]), stack.reduce([0, 0, 1])):
         assert same.mean_curvature == 1
     (_, build), *_ = stack.stacks()
@@ -468,7 +469,7 @@ def test_scale_is_the_diagonal_of_the_hessian(form):
     data = make_data()
     diagonal = np.array([np.diag(H[0]) for H in loops(*data, make_points(*data[:2])[0])[2]])
     rows = FewRowTasks(form(data[0]), *data[1:])
-    statistics = rows.quadratic()
+    statistics = summed_up(rows)
     np.testing.assert_allclose(rows.scale, diagonal, rtol=1e-12)
     np.testing.assert_allclose(statistics.scale, diagonal, rtol=1e-12)
     np.testing.assert_allclose(statistics.take([2, 0]).scale, diagonal[[2, 0]], rtol=1e-12)
@@ -479,7 +480,7 @@ def test_scale_is_the_diagonal_of_the_hessian(form):
 
 def test_take_and_stacks(monkeypatch):
     data = make_data(m=7)
-    stack = LinearTasks(*data).quadratic()
+    stack = summed_up(LinearTasks(*data))
     W, V = make_points(*data[:2])
     some = [5, 0, 2]
     check_loops(stack.take(some), [*(a[some] for a in data[:3]), *data[3:]], W[some], V[some])
@@ -496,7 +497,7 @@ def test_take_and_stacks(monkeypatch):
 
 def test_stacks_hold_one_task_where_it_is_too_large(monkeypatch):
     monkeypatch.setattr(tasks_module, "NUMBERS_PER_STACK", 5)
-    stacks = LinearTasks(*make_data()).quadratic().stacks()
+    stacks = summed_up(LinearTasks(*make_data())).stacks()
     assert [tasks.tolist() for tasks, _ in stacks] == [[0], [1], [2]]
 
 
@@ -511,7 +512,7 @@ def test_reduce_merges_parts_into_the_whole():
             rows = shard[i] == s
             if rows.any():
                 parts.append(
-                    LinearTasks(X[i : i + 1, rows], Y[i : i + 1, rows], weight[i : i + 1, rows], *rest).quadratic()
+                    summed_up(LinearTasks(X[i : i + 1, rows], Y[i : i + 1, rows], weight[i : i + 1, rows], *rest))
                 )
                 key.append(i)
     merged = QuadraticTasks.concatenate(parts).reduce(key)
@@ -524,7 +525,7 @@ def test_reduce_merges_parts_into_the_whole():
 def test_reduce_to_the_mean_over_tasks():
     """With equal weights, one key is the mean over tasks."""
     data = make_data()
-    stack = LinearTasks(*data).quadratic()
+    stack = summed_up(LinearTasks(*data))
     stack.weight = np.full(3, 5.0)
     w, v = (a[:1] for a in make_points(*data[:2]))
     value, gradient, hessian = loops(*data, np.repeat(w, 3, axis=0))
