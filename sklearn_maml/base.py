@@ -582,7 +582,10 @@ class BiMAMLMixin(StreamingMixin, OriginMixin, CallbackSupportMixin):
         self._prior = prior
         self.task_covariance_ = self.noise_variance_ = None
         if prior is not None:
-            covariance = prior.noise[:, None, None] * prior.covariance()
+            with np.errstate(over="ignore", invalid="ignore"):
+                covariance = prior.noise[:, None, None] * prior.covariance()
+            if not np.all(np.isfinite(covariance)):
+                raise ValueError(OUT_OF_RANGE)
             one_output = len(prior.noise) == 1
             self.noise_variance_ = prior.noise[0] if one_output else prior.noise
             self.task_covariance_ = covariance[0] if one_output else covariance

@@ -87,6 +87,7 @@ def fit_others(model, table, train):
     return model._parameters(), model._prior if model._learns_prior() else None
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def pooled_without(table, l2):
     """Statistics of the tasks, and for each the minimiser of f without it, (m, d, k)."""
     tasks = table.by_task(l2).all_statistics()

@@ -413,13 +413,13 @@ class MAMLRegressorCV(RegressorMixin, OriginMixin, CallbackSupportMixin, BaseEst
     def _errors(self, models, table, splits, context, given):
         """Mean squared errors (n_models, n_scored) on the queries of the held-out tasks that have one."""
         draws, n_draws = self._draws(table, splits)
-        if splits[0][0] is None:
-            pooled = {l2: pooled_without(table, l2) for l2 in {model.l2_regularization for model in models}}
-            fits = [(leave_one_out, model, *pooled[model.l2_regularization]) for model in models]
-        else:
-            fits = [(fit_others, model, table, train) for train, _ in splits for model in models]
         errors = np.zeros((len(models), table.n_tasks))
         try:
+            if splits[0][0] is None:
+                pooled = {l2: pooled_without(table, l2) for l2 in {model.l2_regularization for model in models}}
+                fits = [(leave_one_out, model, *pooled[model.l2_regularization]) for model in models]
+            else:
+                fits = [(fit_others, model, table, train) for train, _ in splits for model in models]
             fitted = self._followed(run_parallel(self.n_jobs, fits), len(fits), context, given)
             starts = [[next(fitted) for _ in models] for _ in splits]
             calls = [(few_shot_errors, models, starts[i], table, splits[i][1], support) for i, support in draws]
@@ -479,12 +479,13 @@ class MAMLRegressorCV(RegressorMixin, OriginMixin, CallbackSupportMixin, BaseEst
 
 def _results(params, errors):
     """What `cv_results_` holds, from errors of shape (n_models, n_scored)."""
-    mean = errors.mean(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # of candidates that diverge
+        mean, std = errors.mean(axis=1), errors.std(axis=1)
     results = {"params": params}
     for name in sorted(_LISTS):
         results[f"param_{name}"] = _as_array([each[name] for each in params])
     results["mean_test_score"] = -mean
-    results["std_test_score"] = errors.std(axis=1)
+    results["std_test_score"] = std
     results["rank_test_score"] = rankdata(np.nan_to_num(mean), method="min").astype(np.int32)
     return results
 

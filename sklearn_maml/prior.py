@@ -223,7 +223,7 @@ class _Likelihood:
         square = sum(rest.sum(axis=0) + np.sum(Z * Z, axis=(0, 1)) for _, Z, rest, _ in factors)
         mean = sum(np.tensordot(R[..., -1], Z, axes=2) for R, Z, _, _ in factors) / weight if fit_intercept else 0.0
         variance = square / weight - mean * mean
-        self.varying = variance > 1e-14 * square / weight  # other outputs tell nothing
+        self.varying = (variance > 1e-14 * square / weight) & (NOISE_FLOOR * variance > 0)  # others tell nothing
         self.floor = NOISE_FLOOR * variance[self.varying]
         far = (self.scale > 0) & (scale < FAR_FROM_ZERO * raw)
         if np.any(far) or np.any(self.varying & (variance < FAR_FROM_ZERO**2 * square / weight)):

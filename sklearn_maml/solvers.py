@@ -212,21 +212,25 @@ def _solve_minimum_norm(A, b, scale):
     missing one, but what adaptation cancels is.
     """
     scale = np.sqrt(np.where(scale > 0, scale, 1.0))[:, None]
-    scaled = A / (scale * scale.T)
+    scaled, slope = A / (scale * scale.T), b / scale
+    if not (np.all(np.isfinite(scaled)) and np.all(np.isfinite(slope))):
+        raise LinAlgError("F leaves the range of floating point")
     try:
         factor = cho_factor(scaled)
     except LinAlgError:
         pass
     else:
         if np.min(np.diag(factor[0])) > WELL_CONDITIONED:
-            return cho_solve(factor, b / scale) / scale, np.inf  # enough
+            return cho_solve(factor, slope) / scale, np.inf  # enough
     eigenvalues, Q = np.linalg.eigh(scaled)
     rounding = 10 * len(A) * np.finfo(A.dtype).eps * max(1.0, np.abs(eigenvalues).max())
     if eigenvalues[0] < -100 * rounding:
         raise ValueError(_NO_MINIMUM)
     flat = eigenvalues <= rounding
     digits = np.log10(np.min(eigenvalues[~flat], initial=1.0) / np.finfo(A.dtype).eps)
-    x = Q[:, ~flat] @ (Q[:, ~flat].T @ (b / scale) / eigenvalues[~flat, None]) / scale
+    x = Q[:, ~flat] @ (Q[:, ~flat].T @ slope / eigenvalues[~flat, None]) / scale
+    if not np.all(np.isfinite(x)):
+        raise LinAlgError("its minimiser leaves the range of floating point")
     null = Q[:, flat] / scale
     return x - null @ lstsq(null, x)[0] if flat.any() else x, digits
 

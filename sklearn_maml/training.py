@@ -81,6 +81,8 @@ def meta_train(losses, w0, *, algorithm, solver, meta_step_size, switch_tol, max
         result = OptimizeResult(result, history=trace.history(), **decided)
     except _Stop:
         result = trace.so_far()
+    except LinAlgError:
+        raise ValueError(OUT_OF_RANGE) from None
     if not all(np.all(np.isfinite(numbers)) for numbers in (result.x, *result.history.values())):
         raise ValueError(OUT_OF_RANGE)
     return result

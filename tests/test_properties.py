@@ -748,3 +748,23 @@ def test_scales_beyond_reason(exponent, solver, step):
         check_finite(model)
     else:
         assert re.search("range of floating point|not finite|no minimum|diverges|MAMLRegressor", str(error)), error
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@given(data=st.data())
+def test_any_scale_at_all(cls, data):
+    """The same for features and targets that leave the range of floating point once they are squared."""
+    model, rows = data.draw(estimators(cls)), data.draw(tables(easy=True))
+    sizes = st.sampled_from([-300, -200, -160, -100, -50, 0, 0, 50, 100, 160, 200, 300])
+    X, y = rows.X * 10.0 ** data.draw(sizes), rows.y * 10.0 ** data.draw(sizes)
+    y = np.ravel(y)[: len(X)] > 0 if is_classifier(model) else y
+    _, error = attempt(model.fit, X, y, groups=rows.codes)
+    assert (error is None) == is_fitted(model)
+    if error is not None:
+        return
+    check_finite(model)
+    adapted, error = attempt(model.adapt, X, y, groups=rows.codes)
+    if error is None:
+        predicted, error = attempt(adapted.predict, X, groups=rows.codes)
+        assert error is None
+        assert is_classifier(model) or np.all(np.isfinite(predicted))

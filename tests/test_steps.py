@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from references import summed_up
 from scipy.optimize import approx_fprime, minimize
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
@@ -43,7 +44,7 @@ KINDS = {
     "sparse rows": lambda X, *rest: LinearTasks(as_blocks(X), *rest),
     "few rows": FewRowTasks,
     "few sparse rows": lambda X, *rest: FewRowTasks(as_blocks(X), *rest),
-    "statistics": lambda *data: LinearTasks(*data).quadratic(),
+    "statistics": lambda *data: summed_up(LinearTasks(*data)),
 }
 ANY_KIND = pytest.mark.parametrize("kind", KINDS)
 
@@ -445,12 +446,12 @@ def test_proximal_step_of_a_quadratic_needs_no_matrices():
     problem, prior = Problem(k=2), priors()["level"]
     one, other = (
         inner_step(tasks, "auto", "implicit", prior, problem.shots)
-        for tasks in (problem.tasks, problem.tasks.quadratic())
+        for tasks in (problem.tasks, summed_up(problem.tasks))
     )
     assert isinstance(one, ProximalStep)
     assert isinstance(other, EulerStep)
     moved, hessp, product = one(problem.tasks, problem.W)
-    expected, hessp_, product_ = other(problem.tasks.quadratic(), problem.W)
+    expected, hessp_, product_ = other(summed_up(problem.tasks), problem.W)
     np.testing.assert_allclose(moved, expected, rtol=1e-10, atol=1e-11)
     np.testing.assert_allclose(product(problem.V), product_(problem.V), rtol=1e-10, atol=1e-11)
     np.testing.assert_allclose(hessp(problem.V), hessp_(problem.V), rtol=1e-10, atol=1e-11)

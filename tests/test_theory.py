@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from references import summed_up
 from scipy import sparse
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
@@ -127,7 +128,7 @@ def test_constants_of_the_squared_loss(kind):
     eigenvalues = np.linalg.eigvalsh(
         [2 * (X.T * s[:, 0]) @ X + 0.3 * np.eye(4) for X, s in zip(stack.X, stack.S, strict=True)]
     )
-    found = task_constants([stack.quadratic() if kind == "statistics" else stack])
+    found = task_constants([summed_up(stack) if kind == "statistics" else stack])
     assert pytest.approx(eigenvalues.max(), rel=1e-12) == found.L
     assert found.mu == pytest.approx(eigenvalues.min(), rel=1e-12)
     assert (found.kappa, found.sigma, found.exact) == (0.0, np.inf, True)
