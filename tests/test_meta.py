@@ -427,6 +427,8 @@ def test_cost_of_a_collapsed_loss_is_that_of_its_tasks():
     F = OneQuadratic(collapse(stack, inner_step(stack, 0.1, "gradient"), 3), cost=(4, 3))
     F.gradient(np.zeros((4, 2)))
     assert (F.n_gradients, F.n_hessp) == (4, 3)
+    F.hessp(np.zeros((4, 2)), np.ones((4, 2)))
+    assert (F.n_gradients, F.n_hessp) == (8, 3 + 3 + 7)
     f = OneQuadratic(collapse(stack, None, 0))
     f.gradient(np.zeros((4, 2)))
     assert (f.n_gradients, f.n_hessp) == (1, 0)

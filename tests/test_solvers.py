@@ -388,6 +388,36 @@ def test_exact_tells_how_many_digits_are_left(gap):
         assert gap < 1e-5
 
 
+@pytest.mark.parametrize("d", [1, 3])
+def test_exact_at_the_minimum(d):
+    problem = Problem(d=d)
+    problem.tasks.Y[:] = 0
+    result, _ = solve("exact", problem.maml_loss(1), np.zeros((d, 1)))
+    assert result.success
+    assert (result.nit, result.message, result.step_size) == (0, "", None)
+    np.testing.assert_array_equal(result.x, np.zeros((d, 1)))
+
+
+def test_exact_of_one_parameter():
+    problem = Problem(d=1)
+    np.testing.assert_allclose(solve("exact", problem.F, problem.w0)[0].x[:, 0], problem.solution(), rtol=1e-12)
+
+
+def test_products_alone_reach_tol_from_far():
+    """Conjugate gradients go by `tol`, not by what is left of the gradient they start from."""
+    problem = Problem(collapsed=False)
+    result, _ = solve("exact", problem.F, 1e6 * problem.w0, tol=1e-7)
+    assert result.success
+    assert np.linalg.norm(problem.gradient(result.x)) < 1e-7
+
+
+def test_newton_cg_takes_products_for_all_outputs():
+    problem = Problem(loss=smooth_hinge_loss, k=2, l2=0.1, K=0)
+    result, _ = solve("newton-cg", problem.F, problem.w0)
+    assert np.linalg.norm(problem.F.gradient(result.x)) <= 1e-6
+    assert problem.F.n_hessp > 0
+
+
 def test_exact_change_has_minimum_norm():
     """The coefficient of a feature that is three times another changes by three times as much, wherever both start."""
     problem = Problem(X=twins(), K=2)
