@@ -36,7 +36,7 @@ from ._validation import (
 from ._warnings import warn_of_one_task, warn_of_overshooting, warn_unless_converged, warn_without_prior
 from .arrays import float_types, in_double, is_numpy, like, move, namespace, take, to_host
 from .groups import encode_groups, find_tasks, merge_tasks
-from .losses import on_host
+from .losses import STRUCTURES, on_host
 from .prediction import predict_by_task, predictive_std
 from .prior import learn_prior
 from .rows import TaskRows
@@ -549,6 +549,11 @@ class BiMAMLMixin(StreamingMixin, OriginMixin, CallbackSupportMixin):
         return starts
 
     def _check_adaptation(self):
+        if self.task_structure not in STRUCTURES:
+            raise ValueError(
+                f"{type(self).__name__}.task_structure is {self.task_structure!r}: it must be one of "
+                f"{', '.join(STRUCTURES)}"
+            )
         if self.adaptation == "implicit" and self.n_inner_steps and self.task_structure == "subdifferentiable":
             raise ValueError(
                 "adaptation='implicit' needs a loss whose slope is continuous: use another loss (for MAMLSVC "

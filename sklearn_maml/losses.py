@@ -15,6 +15,9 @@ from .arrays import divide, is_numpy, like, namespace, positive_part, to_host
 PointwiseLoss = Callable[[Any, Any], tuple[Any, Any, Any]]
 """``loss(y, z) -> (value, slope, curvature)``."""
 
+STRUCTURES = "quadratic", "smooth", "differentiable", "subdifferentiable"
+"""What solvers may assume of a loss: one constant curvature; a continuous curvature; a continuous slope; neither."""
+
 SMOOTHING = 0.1
 """Width of the smooth hinge's rounded corner, in units of the margin y z."""
 

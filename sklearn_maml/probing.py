@@ -9,12 +9,12 @@ from .losses import PointwiseLoss
 _FAR = 1e8
 _CELLS = 8
 
-_JUMPS = {
-    "slope": "Assumption 3.2 (f_i twice differentiable and L-smooth) fails: the slope of the loss jumps near "
+_JUMPS = (
+    "Assumption 3.2 (f_i twice differentiable and L-smooth) fails: the slope of the loss jumps near "
     "z = {:.6g} for y = {:.6g}. The theorems say nothing about it: use a loss with a continuous slope and curvature",
-    "curvature": "Assumptions 3.2 (f_i twice differentiable) and 3.5 (kappa-Lipschitz Hessian) fail: the curvature of "
+    "Assumptions 3.2 (f_i twice differentiable) and 3.5 (kappa-Lipschitz Hessian) fail: the curvature of "
     "the loss jumps near z = {:.6g} for y = {:.6g}, so that kappa is infinite. Use a loss with a continuous curvature",
-}
+)
 
 
 class PointwiseBounds(NamedTuple):
@@ -84,7 +84,7 @@ def pointwise_bounds(
         return PointwiseBounds(c, c, np.zeros(y.shape), np.full(y.shape, np.inf), True)
     if np.all(np.isinf(reach)):
         targets, inverse = np.unique(y, return_inverse=True)
-        found = [_probe(loss, part, _line(part)) for part in np.array_split(targets, 1 + len(targets) // 2000)]
+        found = [_probe(loss, part, points_around(part)) for part in np.array_split(targets, 1 + len(targets) // 2000)]
         low, high, third, slope = (np.concatenate(each)[inverse.reshape(y.shape)] for each in zip(*found, strict=True))
     else:
         flat, middle, reach = (np.broadcast_to(a, y.shape).ravel() for a in (y, z, reach))
@@ -95,9 +95,9 @@ def pointwise_bounds(
     return PointwiseBounds(low, high, third, slope, False)
 
 
-def _line(y):
+def points_around(y, reach=_FAR):
     """Points z around 0 and around y, of shape (n, len(y)), ascending: fine near both, and far beyond."""
-    near, far = np.linspace(0, 5, 101)[1:], np.geomspace(1e-3, _FAR, 89)
+    near, far = np.linspace(0, 5, 101)[1:], np.geomspace(1e-3, reach, 89)
     offsets = np.unique(np.concatenate([-far, -near, [0.0], near, far]))
     return np.sort(np.concatenate([np.broadcast_to(offsets[:, None], (len(offsets), len(y))), y + offsets[:, None]]), 0)
 
@@ -109,8 +109,11 @@ def _probe(loss, y, z):
         return loss(np.broadcast_to(y, z.shape), z)[1:]
 
     with np.errstate(over="ignore", invalid="ignore"):
+        jump = find_jump(at, z, y)
+        if jump:
+            number, *where = jump
+            raise ValueError(_JUMPS[number].format(*where))
         slope, curvature = at(z)
-        _refuse_jumps(at, z, slope, curvature, y)
         far = np.abs(z) > _FAR / 1000 if np.max(np.abs(z)) >= _FAR else np.zeros(z.shape, dtype=bool)
         highest = _zoom(at, z, curvature, lambda c, _: np.maximum(c[:-1], c[1:]))
         lowest = -_zoom(at, z, curvature, lambda c, _: -np.minimum(c[:-1], c[1:]))
@@ -155,9 +158,12 @@ def _finer(z, cell):
     return low + (high - low) * np.linspace(0, 1, 3 * _CELLS + 1)[:, None]
 
 
-def _refuse_jumps(at, z, slope, curvature, y):
-    """Raise if slope or curvature change as much in ever smaller cells around the steepest or the largest change."""
-    for order, (name, start) in enumerate([("slope", slope), ("curvature", curvature)]):
+def find_jump(at, z, y):
+    """Where a function of z jumps: its number among those that `at` returns, z and y; None if none does.
+
+    It is looked for in ever smaller cells around the steepest and around the largest change, which jumps survive.
+    """
+    for number, start in enumerate(at(z)):
         size = np.abs(start).max(axis=0)
         for score in (_steepness, lambda values, _: np.abs(np.diff(values, axis=0))):
             cells, values, changes = z, start, []
@@ -165,8 +171,9 @@ def _refuse_jumps(at, z, slope, curvature, y):
                 cell = np.nan_to_num(score(values, cells)).argmax(axis=0)
                 changes.append(np.abs(np.diff(values, axis=0))[cell, np.arange(len(y))])
                 cells = _finer(cells, cell)
-                values = at(cells)[order]
+                values = at(cells)[number]
             jumps = (changes[-1] > 1e-3 * changes[0]) & (changes[-1] > 1e-6 * size)
             if np.any(jumps):
                 i = np.flatnonzero(jumps)[0]
-                raise ValueError(_JUMPS[name].format(cells[len(cells) // 2, i], y[i]))
+                return number, cells[len(cells) // 2, i], y[i]
+    return None

@@ -92,7 +92,7 @@ def test_says_where(fault, numbers):
 
 
 def test_draws_enough_points_to_find_rare_faults():
-    fault = Faulty(lambda z, v, s, c: (v, np.where(z > 3, 0.0, s), c))
+    fault = Faulty(lambda z, v, s, c: (v, np.where(np.abs(z - 30) < 1, 0.0, s), c))
     with pytest.raises(AssertionError, match="slope"):
         check_task_loss(fault, n_points=10_000)
 
@@ -106,6 +106,88 @@ def test_rejects_a_false_quadratic_with_one_number():
     """Here the curvature has the right shape and is the wrong number."""
     with pytest.raises(AssertionError, match="curvature is not the derivative"):
         check_task_loss(Faulty(lambda z, v, s, c: (v, s, np.asarray(0.25)), task_structure="quadratic"))
+
+
+class Pieces(RegressorMixin, BiMAMLMixin, BaseEstimator):
+    """A loss of r = z - y that is another one where r > 0.5."""
+
+    def __init__(self, below, above, task_structure="differentiable"):
+        super().__init__()
+        self.below, self.above, self.task_structure = below, above, task_structure
+
+    def task_loss(self, y, z):
+        r = z - y
+        return tuple(np.where(r > 0.5, b, a) for a, b in zip(self.below(r), self.above(r), strict=True))
+
+
+def squares(r):
+    return r**2, 2 * r, np.full_like(r, 2.0)
+
+
+def line(r):
+    return r - 0.25, np.ones_like(r), np.zeros_like(r)
+
+
+def steeper_line(r):
+    return 1.2 * (r - 0.5) + 0.25, np.full_like(r, 1.2), np.zeros_like(r)
+
+
+def higher_line(r):
+    return r, np.ones_like(r), np.zeros_like(r)
+
+
+@pytest.mark.parametrize(
+    ("above", "structure", "what"),
+    [
+        (line, "smooth", "curvature"),
+        (line, "differentiable", None),
+        (steeper_line, "smooth", "slope"),
+        (steeper_line, "differentiable", "slope"),
+        (steeper_line, "subdifferentiable", None),
+        (higher_line, "subdifferentiable", "value"),
+        (higher_line, "differentiable", "value"),
+        (squares, "smooth", None),
+    ],
+)
+def test_finds_jumps(above, structure, what):
+    if what is None:
+        check_task_loss(Pieces(squares, above, structure))
+        return
+    message = rf"^Pieces\.task_loss: {what} jumps near y=\S+, z=\S+, and task_structure is '{structure}': \w"
+    with pytest.raises(AssertionError, match=message) as error:
+        check_task_loss(Pieces(squares, above, structure))
+    y, z = (float(number) for number in re.search(r"near y=(\S+), z=(\S+),", str(error.value)).groups())
+    assert abs(z - y - 0.5) < 1e-4
+
+
+def test_an_unknown_structure():
+    message = r"Faulty\.task_structure is 'smoth': it must be one of quadratic, smooth, differentiable"
+    faulty = Faulty(lambda z, *loss: loss, "smoth")
+    with pytest.raises(AssertionError, match=message):
+        check_task_loss(faulty)
+    with pytest.raises(ValueError, match=message):
+        faulty.fit([[0.0], [1.0], [2.0]], [0, 1, 1], groups=[0, 0, 1])
+    assert not hasattr(faulty, "coef_")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda z, v, s, c: (v, s), "must return value, slope and curvature, got tuple"),
+        (lambda z, v, s, c: v, "must return value, slope and curvature, got ndarray"),
+        (lambda z, v, s, c: (v.mean(), s, c), r"value has shape \(\) for y and z of shape \(1, 1000, 1\)"),
+    ],
+)
+def test_other_results(fault, message):
+    with pytest.raises(AssertionError, match=rf"^Faulty\.task_loss:? {message}"):
+        check_task_loss(Faulty(fault))
+
+
+def test_looks_far_out():
+    """Where logistic regression is about a line, a forgotten derivative shows."""
+    fault = Faulty(lambda z, v, s, c: (v, np.where(np.abs(z) > 8, 0.0, s), c))
+    with pytest.raises(AssertionError, match="slope is not the derivative"):
+        check_task_loss(fault)
 
 
 class SmallUnits(RegressorMixin, BiMAMLMixin, BaseEstimator):
