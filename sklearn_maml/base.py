@@ -40,6 +40,7 @@ from .losses import STRUCTURES, on_host
 from .prediction import predict_by_task, predictive_std
 from .prior import learn_prior
 from .rows import TaskRows
+from .solvers import SOLVERS
 from .streaming import StreamingMixin
 from .tasks import LARGEST_MATRIX, LARGEST_METRIC
 from .threads import small_products
@@ -76,8 +77,8 @@ class BiMAMLMixin(StreamingMixin, OriginMixin, CallbackSupportMixin):
     `partial_fit`, `adapt`, `predict`, `score`, metadata routing. List scikit-learn's ``RegressorMixin`` beside it (for
     classifiers ``ClassifierMixin`` and :class:`BiMAMLClassifierMixin`) and ``BaseEstimator`` last.
 
-    Parameters are those of :class:`MAMLRegressor`; a subclass names in its own ``__init__`` the ones it lets its users
-    choose and hands them to ``super().__init__``.
+    Parameters are those of :class:`MAMLRegressor`. A subclass with parameters of its own has an ``__init__``, which
+    names beside them those that its users may choose, and hands these to ``super().__init__``; without one it has all.
 
     Attributes
     ----------
@@ -115,7 +116,7 @@ class BiMAMLMixin(StreamingMixin, OriginMixin, CallbackSupportMixin):
 
     _parameter_constraints = {
         "algorithm": [StrOptions({"maml", "bimaml", "fomaml"})],
-        "solver": [StrOptions({"auto", "gd", "ode", "lbfgs", "newton-cg", "exact"})],
+        "solver": [StrOptions({"auto", *SOLVERS})],
         "inner_step_size": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left"), "array-like"],
         "n_inner_steps": [Interval(Integral, 0, None, closed="left")],
         "adaptation": [StrOptions({"gradient", "implicit"})],

@@ -1,9 +1,11 @@
 """Solvers: ways to follow -grad F from w0 to a point where norm(grad F) <= tol.
 
-A solver is a function ``solve(F, w0, *, step_size, tol, max_iter, callback)`` that returns an ``OptimizeResult``. It
-knows F only as something to expand: value, gradient, Hessian products. ``callback(w, value, gradient_norm)`` is called
-at the start and after every iteration, by the flow with the time as a fourth argument. Solvers without a step size of
-their own ignore ``step_size``.
+A solver is a function ``solve(F, w0, *, step_size, tol, max_iter, callback)``. It knows F only as something to expand:
+``F.expand(w)`` returns the value, the gradient and the function V -> (Hessian) V at w, of shape (d, k), and
+``F.structure``, ``F.first_order`` and ``F.smoothness()`` say what may be assumed. ``callback(w, value, gradient_norm)``
+is called at the start and after every iteration, by the flow with the time as a fourth argument. The ``OptimizeResult``
+has the fields x, nit, success, message (empty, or why it did not converge and what to do) and step_size. Solvers
+without a step size of their own ignore the argument and return None.
 """
 
 import numpy as np

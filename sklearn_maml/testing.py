@@ -93,7 +93,6 @@ def _check_derivatives(name, loss, structure, y, z, h=1e-6):
 
 def _check_jumps(name, loss, structure, y):
     """Raise if what must not jump does."""
-
     z = points_around(y, max(SCALES))
     low, high, y = z[:-1].ravel(), z[1:].ravel(), np.tile(y, len(z) - 1)
     cells = low + (high - low) * np.linspace(0, 1, 9)[:, None]  # each is searched by itself

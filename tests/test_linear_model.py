@@ -18,10 +18,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, Ridge
 from statsmodels.regression.mixed_linear_model import MixedLM, MixedLMParams
 
-from sklearn_maml import MAMLRegressor
+from sklearn_maml import MAMLRegressor, solvers
 
 ALGORITHMS = ["maml", "bimaml", "fomaml"]
-SOLVERS = ["auto", "exact", "lbfgs", "newton-cg", "gd", "ode"]
+SOLVERS = ["auto", *solvers.SOLVERS]
 
 
 class Reference:

@@ -1,6 +1,7 @@
 """Solvers: all come to the same point, found by other means; descent follows the flow; BI-MAML switches once."""
 
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.optimize import linprog, minimize, root
 from scipy.special import expit
 from sklearn.svm import LinearSVC
 
+from sklearn_maml import MAMLSVC, BiMAMLMixin, MAMLRegressor
 from sklearn_maml.losses import hinge_loss, smooth_hinge_loss, squared_hinge_loss, squared_loss
 from sklearn_maml.meta import MAMLLoss, OneQuadratic, QuadraticSum, collapse
 from sklearn_maml.prior import Prior
@@ -38,6 +40,7 @@ STRUCTURE = {
     hinge_loss: "subdifferentiable",
 }
 every_solver = pytest.mark.parametrize("solver", SOLVERS)
+iterative = pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "exact"])
 
 
 class Problem:
@@ -254,7 +257,7 @@ def test_start_at_the_solution_stays_there(solver):
     np.testing.assert_allclose(result.x, solution, rtol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["gd", "ode", "lbfgs", "newton-cg"])
+@iterative
 @pytest.mark.parametrize("name", ["ill-conditioned", "smooth hinge"])
 def test_out_of_iterations_says_so(solver, name):
     problem = PROBLEMS[name]()
@@ -794,7 +797,18 @@ def test_automatic_choice_goes_by_structure():
     assert choose_solver("auto", Problem(smooth_hinge_loss, first_order=True).F) is gradient_descent
     assert choose_solver("auto", Problem(hinge_loss).F) is subgradient_descent
     names = {"gd": gradient_descent, "ode": flow, "exact": exact, "lbfgs": lbfgs, "newton-cg": newton_cg}
-    assert {name: choose_solver(name, Problem().F) for name in SOLVERS} == names
+    assert names.items() <= {name: choose_solver(name, Problem().F) for name in SOLVERS}.items()
+
+
+@pytest.mark.parametrize("cls", [BiMAMLMixin, MAMLRegressor, MAMLSVC])
+def test_estimators_take_every_solver(cls):
+    """By constraint, type and docstring."""
+    every = {"auto", *SOLVERS}
+    assert cls._parameter_constraints["solver"][0].options == every
+    assert set(get_args(cls.__init__.__annotations__["solver"])) == every
+    if cls is not BiMAMLMixin:
+        text = re.search(r"^    solver : \{(.*)\}", cls.__doc__, flags=re.MULTILINE)[1]
+        assert {name.strip('"') for name in text.split(", ")} == every
 
 
 # BI-MAML
@@ -879,7 +893,7 @@ def test_one_iteration_left_for_the_second_phase():
     assert "switch_tol" in result.message
 
 
-@pytest.mark.parametrize("solver", ["gd", "ode", "lbfgs", "newton-cg"])
+@iterative
 def test_max_iter_bounds_both_phases(solver):
     problem = PROBLEMS["ill-conditioned"]()
     switch_tol = 0.1 * np.linalg.norm(problem.expand(problem.w0[:, 0], 0)[1])
