@@ -19,13 +19,6 @@ from sklearn_maml.training import ZERO_SHOT
 
 mp.mp.dps = 50
 SOLVERS = "exact", "lbfgs", "newton-cg", "gd", "ode"
-READING = """
-The closed form works on the d x d matrix of F, as normal equations do: twice the digits of the condition number are
-lost, which is what makes it independent of the number of rows. It warns where fewer than five digits are left. Units of
-the features cost nothing. From condition 1e8 on the matrix in double precision cannot be told from that of collinear
-features: the answer is the one of least norm, mostly without a warning, as for features that are collinear. The
-iterative solvers warn where tol is out of reach. coef_ of float32 features is rounded to float32; the sums are not.
-"""
 PROBLEMS = [
     *[("condition", 10.0**k) for k in (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)],
     *[("mean/std", 10.0**k) for k in (1, 2, 3, 4, 5, 6, 7, 8)],
@@ -208,7 +201,6 @@ def main():
     print_table("Given inner step, 1 / (4 L): solvers (tol=1e-12), and other ways", columns, by_solver)
     columns = ["problem", "fit", "fit_statistics", "partial_fit", "float32 X", "learned step", "implicit"]
     print_table("Solver exact: from rows, statistics, chunks; the learned step", columns, by_way)
-    print(READING, end="")
 
 
 if __name__ == "__main__":

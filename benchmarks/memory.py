@@ -14,14 +14,6 @@ from sklearn.svm import LinearSVC
 
 from sklearn_maml import MAMLSVC, MAMLRegressor, MAMLRegressorCV, task_statistics
 
-READING = """
-With a given inner step the squared loss needs the sums of one stack at a time, whatever the solver; the rest is what is
-known of every row, such as its task. Learning the step goes over the tasks again and again and keeps them, as d rows
-each or, if they have fewer, all of them, in two versions. MAMLRegressorCV does so with the training rows of one split,
-a copy as cross_validate makes it. Other losses than the squared one keep the rows in double precision, by task, with a
-column of ones: once more the input, twice that of float32. Statistics of tasks with fewer rows than features are larger
-than the rows. The last rows and columns are scikit-learn's own estimators, on the same table.
-"""
 MEGABYTE = 1e6
 GIVEN = {"inner_step_size": 0.05, "max_iter": 20}
 MODELS = {
@@ -130,7 +122,6 @@ def main():
         )
     columns = ["of all tasks at once", "10 rows", "10 rows, shuffled", "1000 rows"]
     print_table("Adaptation and prediction: 100 MB", columns, rows)
-    print(READING, end="")
 
 
 if __name__ == "__main__":

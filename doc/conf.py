@@ -24,6 +24,7 @@ extensions = [
 exclude_patterns = ["_build", "auto_examples/**/*.ipynb", "auto_examples/**/*.md5"]
 templates_path = ["_templates"]
 default_role = "literal"  # `fit` is code
+smartquotes = False  # default="auto" is code, too
 
 autodoc_typehints = "none"  # numpydoc sections say more
 autosummary_generate = True

@@ -198,7 +198,8 @@ class BiMAMLMixin(StreamingMixin, OriginMixin, CallbackSupportMixin):
         """Learn an initialisation from which few rows of a new task suffice.
 
         Minimises F(w) = mean_i f_i(w - a grad f_i(w)), equation (1.1) of Xu, Chen & Karbasi (2021), where f_i is the
-        weighted mean of the loss over the rows of task i.
+        weighted mean of the loss over the rows of task i. With ``inner_step_size="auto"`` a is the learned metric, and
+        a tenth of f = mean_i f_i is added, for the tasks of which there will be no labelled row.
 
         Parameters
         ----------

@@ -31,6 +31,14 @@ class Certificate(Mapping):
     ----------
     lines : dict of str to dict
         The lines.
+
+    Examples
+    --------
+    >>> from sklearn_maml.certificate import Certificate
+    >>> line = {"status": "holds", "finding": "one minimum", "source": "Theorem 3.9", "values": {"bound": 0.1}}
+    >>> print(Certificate({"theorem 3.9": line}))
+                 status  finding                                                     source
+    theorem 3.9  holds   one minimum                                                 Theorem 3.9
     """
 
     def __init__(self, lines: dict[str, dict[str, Any]]):

@@ -27,6 +27,13 @@ class Constants(NamedTuple):
         Bound of the root mean square of norm(grad f_i - grad f); may be infinite.
     exact : bool, default=True
         Whether they follow from the data by proof, to rounding; False if they rest on probing a loss at many points.
+
+    Examples
+    --------
+    >>> from sklearn_maml.theory import Constants, step_bound_3_9
+    >>> constants = Constants(L=2.0, mu=1.0, kappa=0.0, sigma=0.5)
+    >>> step_bound_3_9(*constants[:4])
+    0.125
     """
 
     L: float

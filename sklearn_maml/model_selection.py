@@ -52,8 +52,8 @@ def cross_validate_tasks(
 ) -> dict[str, np.ndarray]:
     """Cross-validate over tasks: fit to some, adapt to a few rows of each of the others, score on their other rows.
 
-    It is scikit-learn's ``cross_validate`` with :class:`FewShotScorer`, a splitter that holds out whole tasks, and
-    `groups` handed to splitter, estimator and scorer, whether metadata routing is enabled or not.
+    It is scikit-learn's ``cross_validate`` with :class:`~sklearn_maml.metrics.FewShotScorer`, a splitter that holds out
+    whole tasks, and `groups` handed to splitter, estimator and scorer, whether metadata routing is enabled or not.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def cross_validate_tasks(
         Which tasks are held out together. None is ``GroupKFold`` with 5 folds (fewer if there are fewer tasks), an int
         ``GroupKFold`` with that many. A splitter has to hold out whole tasks.
     scoring, n_support, n_repeats, without_adapt, on_small_task, random_state :
-        See :class:`FewShotScorer`.
+        See :class:`~sklearn_maml.metrics.FewShotScorer`.
     params : dict, default=None
         Further metadata for whatever requests them. ``{"sample_weight": w}`` reaches all that takes weights, the
         scorer and every step of a pipeline, unless ``set_fit_request(sample_weight=False)`` says otherwise.
@@ -172,7 +172,7 @@ def adaptation_curve(
     cv : int, splitter, iterable or None, default=None
         Which tasks are held out together, see :func:`cross_validate_tasks`.
     scoring : str or callable, default=None
-        One score, see :class:`FewShotScorer`.
+        One score, see :class:`~sklearn_maml.metrics.FewShotScorer`.
     n_repeats : int, default=5
         How often the support is drawn.
     baselines : sequence of {"pooled", "alone"} or dict, default=("pooled", "alone")

@@ -30,6 +30,15 @@ class PointwiseBounds(NamedTuple):
         Of the absolute slope.
     exact : bool
         Whether they follow by proof; False if they rest on probing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml.losses import squared_loss
+    >>> from sklearn_maml.theory import pointwise_bounds
+    >>> low, high, third, slope, exact = pointwise_bounds(squared_loss, np.array([1.0]))
+    >>> low.tolist(), high.tolist(), third.tolist(), exact
+    ([2.0], [2.0], [0.0], True)
     """
 
     low: np.ndarray

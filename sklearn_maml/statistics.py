@@ -107,6 +107,15 @@ class TaskStatistics(Summable):
     task_statistics : Makes them.
     MAMLRegressor.fit_statistics : Fits to them.
     MAMLRegressor.collapse_statistics : Makes less of them, if the inner step is given and the tasks are whole.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml import task_statistics
+    >>> X, y, groups = np.arange(8.0).reshape(4, 2), [1.0, 2.0, 3.0, 4.0], ["a", "a", "b", "b"]
+    >>> statistics = task_statistics(X[:3], y[:3], groups[:3]) + task_statistics(X[3:], y[3:], groups[3:])
+    >>> statistics.tasks.tolist(), statistics.weight.tolist()
+    (['a', 'b'], [2.0, 2.0])
     """
 
     def __init__(
@@ -155,7 +164,7 @@ class TaskStatistics(Summable):
 
     @property
     def weight(self) -> np.ndarray:
-        """Total weight of each task's rows, (n_tasks,)."""
+        """Total weight of each task's rows: their number, unless they were weighted; of shape (n_tasks,)."""
         return self._quadratics.weight
 
     @property
@@ -233,6 +242,19 @@ class CollapsedStatistics(Summable):
     See Also
     --------
     MAMLRegressor.fit_statistics : Fits to them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_maml import MAMLRegressor, task_statistics
+    >>> X, y, groups = np.arange(8.0).reshape(4, 2), [1.0, 2.0, 3.0, 4.0], ["a", "a", "b", "b"]
+    >>> model = MAMLRegressor(inner_step_size=0.01)
+    >>> parts = (task_statistics(X[rows], y[rows], groups[rows]) for rows in (slice(0, 2), slice(2, 4)))
+    >>> collapsed = sum(model.collapse_statistics(part) for part in parts)
+    >>> collapsed.n_tasks
+    2
+    >>> np.allclose(model.fit_statistics(collapsed).coef_, model.fit(X, y, groups=groups).coef_)
+    True
     """
 
     def __init__(
