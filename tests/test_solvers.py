@@ -408,10 +408,10 @@ def test_exact_of_one_parameter():
 
 def test_products_alone_reach_tol_from_far():
     """Conjugate gradients go by `tol`, not by what is left of the gradient they start from."""
-    problem = Problem(collapsed=False)
-    result, _ = solve("exact", problem.F, 1e6 * problem.w0, tol=1e-7)
+    problem = Problem(X=np.random.default_rng(3).normal(size=(3, 40, 20)) * np.geomspace(0.3, 1, 20), collapsed=False)
+    result, _ = solve("exact", problem.F, 1e6 * problem.w0, tol=1e-4)
     assert result.success
-    assert np.linalg.norm(problem.gradient(result.x)) < 1e-7
+    assert np.linalg.norm(problem.gradient(result.x)) < 1e-4
 
 
 def test_newton_cg_takes_products_for_all_outputs():
