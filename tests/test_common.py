@@ -33,13 +33,10 @@ ESTIMATORS = [  # every algorithm, solver and loss; not their product, and small
     MAMLRegressor(adaptation="implicit"),
     MAMLRegressor(adaptation="implicit", metric="full", solver="gd", algorithm="maml", max_iter=100),
     MAMLRegressor(adaptation="implicit", metric="full", solver="lbfgs", n_inner_steps=2, l2_regularization=0.01),
-    MAMLRegressor(adaptation="implicit", inner_step_size=0.1, algorithm="fomaml"),
     MAMLSVC(),
-    MAMLSVC(algorithm="maml", solver="lbfgs", C=10, fit_intercept=False),
-    MAMLSVC(loss="hinge", max_iter=50),
-    MAMLSVC(loss="smooth_hinge", algorithm="maml", solver="newton-cg", C=0.1),
-    MAMLSVC(loss="smooth_hinge", algorithm="fomaml", solver="gd", max_iter=30),
-    MAMLSVC(adaptation="implicit", max_iter=10),
+    MAMLSVC(loss="hinge", max_iter=20, fit_intercept=False),
+    MAMLSVC(loss="smooth_hinge", algorithm="maml", solver="newton-cg", C=0.1, max_iter=20),
+    MAMLSVC(adaptation="implicit", algorithm="fomaml", solver="gd", max_iter=10),
     MAMLSVC(loss="smooth_hinge", adaptation="implicit", metric="full", inner_step_size=0.1, max_iter=5),
     MAMLQuantileRegressor(),
     MAMLLogisticRegression(),
@@ -110,9 +107,7 @@ class LogisticRegressionInTasks(InTasks, MAMLLogisticRegression):
 IN_TASKS = [
     RegressorInTasks(),
     RegressorInTasks(adaptation="implicit", metric="full"),
-    RegressorInTasks(adaptation="implicit", inner_step_size=0.1),
-    SVCInTasks(loss="smooth_hinge", max_iter=5),
-    SVCInTasks(adaptation="implicit", max_iter=5),
+    SVCInTasks(loss="smooth_hinge", adaptation="implicit", max_iter=3),
     LogisticRegressionInTasks(),
 ]
 COMMON_IN_TASKS = estimator_checks.parametrize_with_checks(IN_TASKS)

@@ -31,7 +31,7 @@ import sklearn_maml
 from sklearn_maml import MAMLSVC, MAMLRegressor, MAMLRegressorCV, SingleTaskWarning, task_statistics
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("suite", max_examples=15, derandomize=True, phases=[Phase.generate], **COMMON)
+settings.register_profile("suite", max_examples=10, derandomize=True, phases=[Phase.generate], **COMMON)
 settings.register_profile("campaign", max_examples=2000, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
