@@ -72,7 +72,8 @@ for size in SUPPORT_SIZES:
 # ---------
 #
 # Root mean squared error on rows of the new machines that no model has seen, and the share of them inside the interval
-# that should hold 90 %.
+# that should hold 90 %. The gradient step is one step, however much the rows say: from three on, a regression on them
+# alone is ahead of it. The implicit step is ahead of that regression throughout.
 
 print("support rows" + "".join(f"{method:>12}" for method in METHODS) + "    inside 90 % interval")
 for size in SUPPORT_SIZES:
