@@ -1,5 +1,7 @@
 """Predictions of a table whose rows belong to tasks: each row with what is known of its own task."""
 
+import math
+
 import numpy as np
 from scipy import sparse
 
@@ -28,7 +30,7 @@ def predict_by_task(X, shared, own, position):
         coef, intercept = (take(numbers, task) for numbers in own)
         return _row_products(X[rows, :], coef) + intercept
 
-    return _by_task(X @ coef.T + intercept, position, coef.size, of_task)
+    return _by_task(X @ coef.T + intercept, position, math.prod(coef.shape), of_task)
 
 
 def predictive_std(X, prior, task_scatter, position):
