@@ -57,13 +57,8 @@ def draw(model, shape, megabytes, layout):
     return X, y, groups
 
 
-def input_bytes(X, y, groups):
-    parts = (X.data, X.indices, X.indptr, y, groups) if sparse.issparse(X) else (X, y, groups)
-    return sum(part.nbytes for part in parts)
-
-
 def prepare(what, model, shape, megabytes, layout, tiny=False):
-    """The call to measure; it prints the size of its input."""
+    """The call to measure."""
     warnings.simplefilter("ignore")
     X, y, groups = draw(model, shape, 0.0 if tiny else megabytes, layout)
     for part in (X.data, X.indices, X.indptr, y, groups) if sparse.issparse(X) else (X, y, groups):

@@ -55,10 +55,11 @@ def check_task_loss(estimator: Any, *, n_points: int = 1000, random_state: int =
     rng = np.random.default_rng(random_state)
     shape = (1, n_points, 1)
     y = rng.choice([-1.0, 1.0], size=shape) if is_classifier(estimator) else rng.normal(size=shape)
-    loss = partial(_loss, estimator, f"{name}.task_loss")
+    name = f"{name}.task_loss"
+    loss = partial(_loss, estimator, name)
     for scale in SCALES:
-        _check_derivatives(f"{name}.task_loss", loss, structure, y, scale * rng.normal(size=shape))
-    _check_jumps(f"{name}.task_loss", loss, structure, np.unique(y[:, :2]))
+        _check_derivatives(name, loss, structure, y, scale * rng.normal(size=shape))
+    _check_jumps(name, loss, structure, np.unique(y[:, :2]))
 
 
 def _loss(estimator, name, y, z):
